@@ -1,0 +1,256 @@
+r"""The definition of RMSprop: its options, its scalars, its arithmetic.
+
+Everything else in this package is a faster or friendlier way to run the function `update` below.
+NumPy, torch and JAX run this very text; the C++ kernel is a transcription of it, line by line.
+
+Letters, here and in every kernel: `p` parameter, `g` gradient, `v` mean square (centered: variance),
+`m` mean gradient, `b` momentum buffer, `u` the normalised gradient, `t` the step number, from 1.
+"""
+
+from dataclasses import dataclass, fields, replace
+from math import isfinite
+
+EPSILON_MODES = ("inside", "outside", "floor", "both")
+MOMENTUM_FORMS = ("lr_outside", "lr_inside", "ema")
+DECAY_MODES = ("coupled", "decoupled")
+NONFINITE = ("propagate", "skip", "error")
+
+#: The public name of each state array, as torch has them.
+SLOTS = {"v": "square_avg", "m": "grad_avg", "b": "momentum_buffer"}
+
+_CHOICES = {
+    "epsilon_mode": EPSILON_MODES,
+    "momentum_form": MOMENTUM_FORMS,
+    "decay_mode": DECAY_MODES,
+    "nonfinite": NONFINITE,
+}
+_FLAGS = ("centered", "bias_correction", "nesterov", "maximize")
+_BELOW_ONE = ("beta", "momentum")
+_POSITIVE_OR_NONE = ("clip", "clip_weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    r"""Every choice that makes one RMSprop differ from another, checked when it is made.
+
+    The plain rule, which the defaults give, is
+
+        v <- beta v + (1 - beta) g^2
+        p <- p - lr g / sqrt(v + epsilon)
+
+    Args:
+        lr: step size, at least 0.
+        beta: decay of the mean square, in [0, 1). torch: `alpha`, Keras: `rho`, optax: `decay`.
+        epsilon: keeps the denominator from zero, at least 0.
+        epsilon_mode: "inside" sqrt(v + e), "outside" sqrt(v) + e, "floor" max(sqrt(v), e),
+            "both" sqrt(v + e) + e.
+        initial_square: where v starts, at least 0 (0 nearly everywhere, 1 in TensorFlow 1).
+        centered: divide by the standard deviation: v holds the variance, and m the mean gradient.
+        variance_floor: centered only: the variance counts as at least `variance_floor * m^2`, which bounds
+            the step where a gradient hardly varies. 0 in every exact dialect.
+        bias_correction: divide v by 1 - beta^t (centered: after centering), so that the first step has
+            length lr instead of lr / sqrt(1 - beta).
+        momentum: decay of the momentum buffer, in [0, 1).
+        momentum_form: "lr_outside" b = mu b + u, move lr b (torch); "lr_inside" b = mu b + lr u, move b
+            (TensorFlow, Keras, optax); "ema" b = mu b + (1 - mu) u, move lr b (LaProp).
+        nesterov: look ahead along the buffer; the root mean square divides the correction, not the jump
+            (Hinton's lecture 6e, slide 30). Needs momentum above 0.
+        weight_decay: at least 0.
+        decay_mode: "coupled" adds weight_decay * p to the gradient; "decoupled" takes
+            lr * weight_decay * p off the parameter.
+        clip: limit every entry of u to plus or minus this; above 0, or None.
+        clip_weights: limit every parameter to plus or minus this after the step (WGAN); above 0, or None.
+        maximize: climb instead of descend.
+        nonfinite: a gradient entry whose square is not finite (after coupled decay) is used as it is
+            ("propagate"), leaves its parameter and state alone and is counted ("skip"), or stops the step
+            before anything is written ("error").
+
+    Raises:
+        ValueError: an argument outside its range; NaN and, for numbers, booleans are refused too.
+
+    Example:
+        >>> from rmsprop import Rule
+        >>> Rule(lr=0.01, momentum=0.9).slots()
+        ('v', 'b')
+        >>> Rule(beta=1.5)
+        Traceback (most recent call last):
+        ValueError: beta=1.5: expected a number in [0, 1)
+
+    Source: T. Tieleman and G. Hinton, Neural Networks for Machine Learning, lecture 6e, 2012;
+    centered form: A. Graves, arXiv:1308.0850, equations 38 to 45.
+    """
+
+    lr: float = 0.001
+    beta: float = 0.9
+    epsilon: float = 1e-7
+    epsilon_mode: str = "inside"
+    initial_square: float = 0.0
+    centered: bool = False
+    variance_floor: float = 0.0
+    bias_correction: bool = False
+    momentum: float = 0.0
+    momentum_form: str = "lr_outside"
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay_mode: str = "coupled"
+    clip: float | None = None
+    clip_weights: float | None = None
+    maximize: bool = False
+    nonfinite: str = "propagate"
+
+    def __post_init__(self) -> None:
+        for name in OPTIONS:
+            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True: expected momentum above 0, got momentum=0")
+        if self.variance_floor > 0 and not self.centered:
+            raise ValueError(f"variance_floor={self.variance_floor}: expected 0 unless centered=True")
+
+    def replace(self, **options: object) -> "Rule":
+        """This rule with some options changed; the new values are checked."""
+        return replace(self, **options)  # type: ignore[arg-type]
+
+    def slots(self) -> tuple[str, ...]:
+        """The letters of the state arrays this rule keeps; `SLOTS` has their public names."""
+        return ("v", *("m",) * self.centered, *("b",) * (self.momentum > 0))
+
+    def flags(self) -> dict[str, bool]:
+        """The choices `update` is specialised for: which arrays exist, and whether entries may be skipped."""
+        return {"centered": self.centered, "momentum": self.momentum > 0, "skip": self.nonfinite == "skip"}
+
+    def scalars(self, t: int) -> dict[str, float]:
+        """The coefficients of step t (from 1), in double: options become numbers, so `update` need not branch.
+
+        `t` matters only with `bias_correction`. "No clip" is infinity, "no epsilon here" is 0.
+        """
+        lr, mu, mode, inf = self.lr, self.momentum, self.epsilon_mode, float("inf")
+        fade = 1.0
+        if self.bias_correction and self.momentum_form == "ema":
+            fade = 1 - mu ** (t + 1 if self.nesterov else t)
+        c1, scale = {"lr_outside": (1.0, lr), "lr_inside": (lr, 1.0), "ema": (1 - mu, lr / fade)}[self.momentum_form]
+        c2, c3 = (0.0, lr) if mu == 0 else (scale * mu, scale * c1) if self.nesterov else (scale, 0.0)
+        coupled = self.decay_mode == "coupled"
+        return {
+            "sign": -1.0 if self.maximize else 1.0,
+            "coupled": self.weight_decay if coupled else 0.0,
+            "decoupled": 0.0 if coupled else lr * self.weight_decay,
+            "beta": self.beta,
+            "rest": 1 - self.beta,
+            "correction": 1 / (1 - self.beta**t) if self.bias_correction else 1.0,
+            "variance_floor": self.variance_floor,
+            "e_in": self.epsilon if mode in ("inside", "both") else 0.0,
+            "e_out": self.epsilon if mode in ("outside", "both") else 0.0,
+            "floor": self.epsilon if mode == "floor" else 0.0,
+            "clip": self.clip or inf,
+            "mu": mu,
+            "c1": c1,
+            "c2": c2,
+            "c3": c3,
+            "clip_weights": self.clip_weights or inf,
+        }
+
+
+#: The names of all options, in order.
+OPTIONS = tuple(field.name for field in fields(Rule))
+
+
+def _checked(name: str, value: object) -> object:
+    """The value as float, bool or str, or a ValueError that names argument, value and range."""
+    if name in _CHOICES:
+        return _expect(name, value, isinstance(value, str) and value in _CHOICES[name], f"one of {_CHOICES[name]}")
+    is_bool = type(value).__name__ in ("bool", "bool_")
+    if name in _FLAGS:
+        _expect(name, value, is_bool, "True or False")
+        return bool(value)
+    if value is None and name in _POSITIVE_OR_NONE:
+        return None
+    number = _number(value)
+    if name in _BELOW_ONE:
+        fits, allowed = 0 <= number < 1, "a number in [0, 1)"
+    elif name in _POSITIVE_OR_NONE:
+        fits, allowed = 0 < number and isfinite(number), "a finite number above 0, or None"
+    else:
+        fits, allowed = 0 <= number and isfinite(number), "a finite number of at least 0"
+    _expect(name, value, fits, allowed)
+    return number
+
+
+def _number(value: object) -> float:
+    """The value as a float; NaN where it is not a single real number, so that every range refuses it."""
+    single = hasattr(value, "__float__") and not getattr(value, "ndim", 0)
+    if not single or type(value).__name__ in ("bool", "bool_"):
+        return float("nan")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _expect(name: str, value: object, fits: bool, allowed: str) -> object:
+    if not fits:
+        raise ValueError(f"{name}={value!r}: expected {allowed}")
+    return value
+
+
+# fmt: off
+def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, variance_floor, e_in, e_out, floor, clip,  # type: ignore[no-untyped-def] # noqa: E501, PLR0913
+           mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, sqrt, where):
+    r"""One step for one array, out of place: the mathematics of this package, stated once.
+
+    Args:
+        p, g, v, m, b: parameter, gradient, mean square, mean gradient, momentum buffer: arrays of one shape and
+            one float dtype, of any library; all are read only. `m` and `b` may be anything where the rule has none.
+        sign .. clip_weights: `Rule.scalars(t)`, as keywords.
+        tiny, largest: the smallest normal and the largest finite number of the dtype.
+        centered, momentum, skip: `Rule.flags()`, as keywords; constants when traced or compiled.
+        sqrt, where: the library's functions of these names.
+
+    Returns:
+        (p, move, v, m, b, used): new parameter and state; `move`, what has been taken off the parameter, for
+        libraries that want it; and `used`, the entries that took part (True for all of them, without `skip`).
+
+    Comparisons are written so that NaN fails them and stays.
+    """
+    inf = float("inf")
+    g = sign * g + coupled * p
+    if centered:
+        # West's recursion: equals v - m^2 in exact arithmetic, and cannot go negative.
+        gap = g - m
+        m1 = m + rest * gap
+        m1 = where((m1 < tiny) & (m1 > -tiny), 0.0, m1)
+        v1 = beta * (v + rest * gap * gap)
+    else:
+        m1 = m
+        v1 = beta * v + rest * g * g
+    v1 = where(v1 < tiny, 0.0, v1)  # subnormal numbers cost up to 10x
+    s = v1 * correction
+    if centered:
+        least = variance_floor * m1 * m1
+        s = where(s < least, least, s)
+    d = sqrt(s + e_in) + e_out
+    d = where(d < floor, floor, d)
+    u = g / where((g == 0) | (d == 0), inf, d)  # 0/0 counts as 0, whatever epsilon
+    u = where(u > clip, clip, u)
+    u = where(u < -clip, -clip, u)
+    if momentum:
+        b1 = mu * b + c1 * u
+        b1 = where((b1 < tiny) & (b1 > -tiny), 0.0, b1)
+        step = c2 * b1 + c3 * u
+    else:
+        b1 = b
+        step = c3 * u
+    shrink = decoupled * p
+    p1 = p - shrink - step
+    p1 = where(p1 > clip_weights, clip_weights, p1)
+    p1 = where(p1 < -clip_weights, -clip_weights, p1)
+    move = shrink + step
+    if skip:
+        used = g * g <= largest
+        p1 = where(used, p1, p)
+        move = where(used, move, 0.0)
+        v1 = where(used, v1, v)
+        if centered:
+            m1 = where(used, m1, m)
+        if momentum:
+            b1 = where(used, b1, b)
+    else:
+        used = True
+    return p1, move, v1, m1, b1, used
+# fmt: on
