@@ -15,8 +15,6 @@ MOMENTUM_FORMS = ("lr_outside", "lr_inside", "ema")
 DECAY_MODES = ("coupled", "decoupled")
 NONFINITE = ("propagate", "skip", "error")
 
-#: The public name of each state array, as torch has them.
-SLOTS = {"v": "square_avg", "m": "grad_avg", "b": "momentum_buffer"}
 
 _CHOICES = {
     "epsilon_mode": EPSILON_MODES,
@@ -27,6 +25,14 @@ _CHOICES = {
 _FLAGS = ("centered", "bias_correction", "nesterov", "maximize")
 _BELOW_ONE = ("beta", "momentum")
 _POSITIVE_OR_NONE = ("clip", "clip_weights")
+
+
+class OptionError(ValueError):
+    """An option outside its range: which one, its value, and what is allowed."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name}={value!r}: expected {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +72,15 @@ class Rule:
             before anything is written ("error").
 
     Raises:
-        ValueError: an argument outside its range; NaN and, for numbers, booleans are refused too.
+        OptionError: (a ValueError) an argument outside its range; NaN and, for numbers, booleans are refused too.
 
     Example:
         >>> from rmsprop import Rule
         >>> Rule(lr=0.01, momentum=0.9).slots()
-        ('v', 'b')
+        {'v': 'square_avg', 'b': 'momentum_buffer'}
         >>> Rule(beta=1.5)
         Traceback (most recent call last):
-        ValueError: beta=1.5: expected a number in [0, 1)
+        rmsprop.rule.OptionError: beta=1.5: expected a number in [0, 1)
 
     Source: T. Tieleman and G. Hinton, Neural Networks for Machine Learning, lecture 6e, 2012;
     centered form: A. Graves, arXiv:1308.0850, equations 38 to 45.
@@ -102,17 +108,18 @@ class Rule:
         for name in OPTIONS:
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov=True: expected momentum above 0, got momentum=0")
+            raise OptionError("nesterov", True, "False without momentum")
         if self.variance_floor > 0 and not self.centered:
-            raise ValueError(f"variance_floor={self.variance_floor}: expected 0 unless centered=True")
+            raise OptionError("variance_floor", self.variance_floor, "0 unless centered=True")
 
     def replace(self, **options: object) -> "Rule":
         """This rule with some options changed; the new values are checked."""
         return replace(self, **options)  # type: ignore[arg-type]
 
-    def slots(self) -> tuple[str, ...]:
-        """The letters of the state arrays this rule keeps; `SLOTS` has their public names."""
-        return ("v", *("m",) * self.centered, *("b",) * (self.momentum > 0))
+    def slots(self) -> dict[str, str]:
+        """The state arrays this rule keeps: letter and public name, as torch has it ("variance" is our own)."""
+        names = {"v": "variance" if self.centered else "square_avg", "m": "grad_avg", "b": "momentum_buffer"}
+        return {s: names[s] for s in ("v", *"m" * self.centered, *"b" * (self.momentum > 0))}
 
     def flags(self) -> dict[str, bool]:
         """The choices `update` is specialised for: which arrays exist, and whether entries may be skipped."""
@@ -185,7 +192,7 @@ def _number(value: object) -> float:
 
 def _expect(name: str, value: object, fits: bool, allowed: str) -> object:
     if not fits:
-        raise ValueError(f"{name}={value!r}: expected {allowed}")
+        raise OptionError(name, value, allowed)
     return value
 
 

@@ -1,0 +1,387 @@
+// One RMSprop step for any number of tensors in one call. The contract is in kernels/__init__.py, the rule in rule.h.
+//
+// Compiled twice from this text: for the platform's baseline and, on x86, for x86-64-v3; cpu.py picks at load.
+// Threads are started for a step and joined before it returns: nothing survives that a fork could break or that would
+// spin beside another library's pool. They are only started where a step is long against starting them.
+#include <algorithm>
+#include <atomic>
+#include <cinttypes>
+#include <deque>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "rule.h"
+#include "table.h"
+
+namespace rmsprop {
+namespace {
+
+constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
+constexpr int64_t WORTH_THREADS = 1 << 20; // elements of a step that pay for starting threads
+constexpr int64_t BLOCK = 512;             // elements of a strided tensor gathered at a time
+enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, ERROR = 8 };
+enum Operand { P, G, V, M, B, OPERANDS };
+const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step"};
+enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP, KEY_COUNT };
+
+struct Coefficients {
+  Scalars<float> f32;
+  Scalars<double> f64;
+};
+inline const Scalars<float>& of(const Coefficients& k, float) { return k.f32; }
+inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; }
+
+using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
+
+template <class T, class S, bool C, bool M_, bool K>
+int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
+  return update<T, S, C, M_, K>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+}
+
+template <class T, class S>
+int64_t check_loop(char* const* at, int64_t n, const Coefficients& k) {
+  return unusable<T, S>(at[P], at[G], n, of(k, S()));
+}
+
+struct Loops {
+  Loop step[8], check;
+};
+template <class T, class S>
+constexpr Loops loops() {
+  return {{step_loop<T, S, false, false, false>, step_loop<T, S, true, false, false>,
+           step_loop<T, S, false, true, false>, step_loop<T, S, true, true, false>,
+           step_loop<T, S, false, false, true>, step_loop<T, S, true, false, true>,
+           step_loop<T, S, false, true, true>, step_loop<T, S, true, true, true>},
+          check_loop<T, S>};
+}
+const Loops LOOPS[] = {loops<Plain<float>, float>(), loops<Plain<double>, double>(), loops<Half, float>(),
+                       loops<BFloat16, float>()};
+
+struct Row {
+  View view[OPERANDS];
+  View counter;
+  int64_t count, group, index;
+  PyObject* name;  // for messages, or null
+  int flags;
+  bool dense;  // all operands lie in memory in the same order, without gaps
+  const Coefficients* k;
+};
+
+inline bool has(const Row& row, int operand) {
+  return operand <= V || (operand == M && row.flags & CENTERED) || (operand == B && row.flags & MOMENTUM);
+}
+
+// ---------------------------------------------------------------------------------------------- running over elements
+
+// Calls f(address, i) for elements begin .. begin + n of a, in row-major order of its indices.
+template <class F>
+void walk(const View& a, int64_t begin, int64_t n, F f) {
+  std::vector<int64_t> at(size_t(a.ndim) + 1);
+  char* start = a.data;
+  for (int k = a.ndim; k-- > 0; begin /= a.shape[k]) {
+    at[k] = begin % a.shape[k];
+    start += at[k] * a.stride(k);
+  }
+  const int last = a.ndim - 1;
+  for (int64_t i = 0; i < n;) {
+    const int64_t run = std::min(n - i, a.shape[last] - at[last]), stride = a.stride(last);
+    for (int64_t j = 0; j < run; ++j) f(start + j * stride, i + j);
+    i += run;
+    at[last] += run;
+    start += run * stride;
+    for (int k = last; k > 0 && at[k] == a.shape[k]; --k) {
+      start += a.stride(k - 1) - at[k] * a.stride(k);
+      at[k] = 0;
+      ++at[k - 1];
+    }
+  }
+}
+
+template <size_t SIZE>
+void copy(const View& a, int64_t begin, int64_t n, char* block, bool out) {
+  if (out)
+    walk(a, begin, n, [=](char* at, int64_t i) { std::memcpy(at, block + i * SIZE, SIZE); });
+  else
+    walk(a, begin, n, [=](char* at, int64_t i) { std::memcpy(block + i * SIZE, at, SIZE); });
+}
+
+void copy(const View& a, int64_t begin, int64_t n, char* block, bool out) {
+  const int64_t size = itemsize(a.dtype);
+  (size == 8 ? copy<8> : size == 4 ? copy<4> : copy<2>)(a, begin, n, block, out);
+}
+
+// Runs a loop over elements begin .. end of a row; strided operands pass through blocks, so the bits are the same.
+int64_t visit(const Row& row, Loop loop, int64_t begin, int64_t end, bool writes) {
+  char* at[OPERANDS] = {};
+  if (row.dense) {
+    for (int o = P; o < OPERANDS; ++o)
+      if (has(row, o)) at[o] = row.view[o].data + begin * itemsize(row.view[o].dtype);
+    return loop(at, end - begin, *row.k);
+  }
+  alignas(64) char blocks[OPERANDS][BLOCK * 8];
+  int64_t result = 0;
+  for (int64_t i = begin; i < end; i += BLOCK) {
+    const int64_t n = std::min(BLOCK, end - i);
+    for (int o = P; o < OPERANDS; ++o) {
+      if (!has(row, o)) continue;
+      const View& a = row.view[o];
+      at[o] = a.contiguous ? a.data + i * itemsize(a.dtype) : blocks[o];
+      if (!a.contiguous) copy(a, i, n, at[o], false);
+    }
+    result += loop(at, n, *row.k);
+    for (int o = P; writes && o < OPERANDS; ++o)
+      if (o != G && has(row, o) && !row.view[o].contiguous) copy(row.view[o], i, n, at[o], true);
+  }
+  return result;
+}
+
+struct Piece {
+  const Row* row;
+  int64_t begin, end;
+};
+
+// Visits all rows, on several threads where that pays; the sum of what the loops return.
+int64_t run(const std::vector<Row>& rows, int threads, bool checking) {
+  const auto one = [checking](const Row& row, int64_t begin, int64_t end) -> int64_t {
+    const Loops& loops = LOOPS[row.view[P].dtype];
+    if (checking) return row.flags & ERROR ? visit(row, loops.check, begin, end, false) : 0;
+    return visit(row, loops.step[row.flags & 7], begin, end, true);
+  };
+  int64_t elements = 0, result = 0;
+  for (const Row& row : rows) elements += row.count;
+  if (threads < 2 || elements < WORTH_THREADS) {
+    for (const Row& row : rows) result += one(row, 0, row.count);
+    return result;
+  }
+  std::vector<Piece> pieces;
+  for (const Row& row : rows)
+    for (int64_t i = 0; i < row.count; i += PIECE) pieces.push_back({&row, i, std::min(i + PIECE, row.count)});
+  std::atomic<size_t> next{0};
+  std::atomic<int64_t> total{0};
+  const auto work = [&] {  // whoever is free takes the next piece: a busy core slows only its own
+    int64_t sum = 0;
+    for (size_t i; (i = next.fetch_add(1)) < pieces.size();) sum += one(*pieces[i].row, pieces[i].begin, pieces[i].end);
+    total += sum;
+  };
+  std::vector<std::thread> team;
+  team.reserve(size_t(threads));
+  try {
+    while (int(team.size()) + 1 < threads) team.emplace_back(work);
+  } catch (const std::system_error&) {  // no thread to be had: this one does the rest
+  }
+  work();
+  for (std::thread& t : team) t.join();
+  return total;
+}
+
+// ---------------------------------------------------------------------------------------------- reading a step's table
+
+struct Table {
+  Reader reader;
+  std::vector<Row> rows;
+  std::deque<Coefficients> coefficients;
+};
+
+bool refuse(const Row& row, const char* what, PyObject* type = PyExc_ValueError) {
+  if (row.name)
+    PyErr_Format(type, "%S: %s", row.name, what);
+  else
+    PyErr_Format(type, "parameter %" PRId64 " of group %" PRId64 ": %s", row.index, row.group, what);
+  return false;
+}
+
+PyObject* keys[KEY_COUNT];
+
+bool read_slot(Table& table, Row& row, PyObject* state, int key, View& view) {
+  PyObject* value = PyDict_GetItemWithError(state, keys[key]);
+  if (!value) return PyErr_Occurred() ? false : refuse(row, "its state is incomplete");
+  return table.reader.read(value, view);
+}
+
+int slot_key(const Row& row, int operand) {
+  return operand == M ? GRAD_AVG : operand == B ? MOMENTUM_BUFFER : row.flags & CENTERED ? VARIANCE : SQUARE_AVG;
+}
+
+// Everything that must hold before a row may be written.
+bool check(Row& row) {
+  const Dtype dtype = row.view[P].dtype, state = dtype == F64 ? F64 : F32;
+  if (dtype == UNKNOWN)
+    return refuse(row, "expected float16, bfloat16, float32 or float64", PyExc_TypeError);
+  bool same_layout = true;
+  for (int o = P; o < OPERANDS; ++o) {
+    if (!has(row, o)) continue;
+    const View& a = row.view[o];
+    if (!a.on_cpu || (!a.data && a.count()))
+      return refuse(row, "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
+    if (!a.same_shape(row.view[P])) return refuse(row, "gradient and state must have the parameter's shape");
+    if (a.dtype != (o < V ? dtype : state))
+      return refuse(row, o < V ? "the gradient must have the parameter's dtype"
+                               : "state must be float32, or float64 for a float64 parameter");
+    if (o != G && !a.writable) return refuse(row, "parameter or state is read-only");
+    same_layout &= a.same_layout(row.view[P]);
+  }
+  row.count = row.view[P].count();
+  row.dense = false;
+  for (int o = P; o < OPERANDS; ++o) {
+    if (o == G || !has(row, o)) continue;
+    const Packing how = packing(row.view[o]);
+    if (how == OVERLAPPING) return refuse(row, "several elements of the parameter or its state share memory");
+    if (o == P) row.dense = same_layout && how == DENSE;
+  }
+  const View& c = row.counter;
+  if (!c.on_cpu || !c.writable || c.count() != 1 || (c.dtype != F32 && c.dtype != F64))
+    return refuse(row, "the state's step must be one writable float32 or float64 on the CPU");
+  return true;
+}
+
+double counted(const View& c) {
+  return c.dtype == F32 ? double(read<Plain<float>>(c.data, 0)) : read<Plain<double>>(c.data, 0);
+}
+
+void count(const View& c, double t) {
+  if (c.dtype == F32)
+    write<Plain<float>>(c.data, 0, float(t));
+  else
+    write<Plain<double>>(c.data, 0, t);
+}
+
+const Coefficients* unpack(Table& table, PyObject* packed) {
+  char* bytes = PyBytes_AsString(packed);
+  if (!bytes) return nullptr;
+  if (PyBytes_Size(packed) != Py_ssize_t(sizeof(Scalars<double>))) {
+    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS");
+    return nullptr;
+  }
+  Coefficients k;
+  std::memcpy(&k.f64, bytes, sizeof k.f64);
+#define RMSPROP_ROUND(name) k.f32.name = float(k.f64.name);
+  RMSPROP_SCALARS(RMSPROP_ROUND)
+#undef RMSPROP_ROUND
+  table.coefficients.push_back(k);
+  return &table.coefficients.back();
+}
+
+// The scalars of one group: the same for every step number, or asked for once for each that occurs.
+class GroupScalars {
+ public:
+  GroupScalars(Table& table, PyObject* source) : table_(table), source_(source) {}
+
+  const Coefficients* at(double t) {
+    if (last_ && (fixed_ || t == last_t_)) return last_;
+    fixed_ = PyBytes_Check(source_);
+    PyObject* packed = fixed_ ? Py_NewRef(source_) : PyObject_CallFunction(source_, "L", static_cast<long long>(t));
+    if (!packed) return nullptr;
+    last_ = unpack(table_, packed);
+    last_t_ = t;
+    Py_DECREF(packed);
+    return last_;
+  }
+
+ private:
+  Table& table_;
+  PyObject* source_;
+  const Coefficients* last_ = nullptr;
+  double last_t_ = 0;
+  bool fixed_ = false;
+};
+
+bool add_group(Table& table, PyObject* group, int64_t number) {
+  PyObject *source, *params, *grads, *states, *names;
+  int flags;
+  table.reader.keep(group);
+  if (!PyArg_ParseTuple(group, "OiO!O!O!O", &source, &flags, &PyList_Type, &params, &PyList_Type, &grads, &PyList_Type,
+                        &states, &names))
+    return false;
+  GroupScalars scalars(table, source);
+  const Py_ssize_t size = PyList_Size(params);
+  if (PyList_Size(grads) != size || PyList_Size(states) != size) {
+    PyErr_SetString(PyExc_ValueError, "params, grads and states: expected lists of equal length");
+    return false;
+  }
+  table.rows.reserve(table.rows.size() + size_t(size));
+  table.reader.reserve(size_t(size) * (OPERANDS + 2));
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    PyObject *p = PyList_GetItem(params, i), *g = PyList_GetItem(grads, i), *state = PyList_GetItem(states, i);
+    if (!p || !g || !state) return false;
+    if (g == Py_None) continue;
+    table.rows.emplace_back();
+    Row& row = table.rows.back();
+    row.group = number;
+    row.index = i;
+    if (names != Py_None) {
+      if (!(row.name = PyList_GetItem(names, i))) return false;
+      table.reader.keep(row.name);
+    }
+    row.flags = flags;
+    table.reader.keep(state);
+    if (!table.reader.read(p, row.view[P]) || !table.reader.read(g, row.view[G])) return false;
+    for (int o = V; o < OPERANDS; ++o)
+      if (has(row, o) && !read_slot(table, row, state, slot_key(row, o), row.view[o])) return false;
+    if (!read_slot(table, row, state, STEP, row.counter) || !check(row)) return false;
+    const double t = counted(row.counter) + 1;
+    if (!(t >= 1 && t < 9e15)) return refuse(row, "the state's step must be at least 0");
+    if (!(row.k = scalars.at(t))) return false;
+  }
+  return true;
+}
+
+PyObject* step(PyObject*, PyObject* args) {
+  PyObject* groups;
+  int threads;
+  if (!PyArg_ParseTuple(args, "O!i", &PyList_Type, &groups, &threads)) return nullptr;
+  try {
+    Table table;
+    for (Py_ssize_t j = 0; j < PyList_Size(groups); ++j)
+      if (!add_group(table, PyList_GetItem(groups, j), j)) return nullptr;
+    int64_t refused = 0, skipped = 0;
+    Py_BEGIN_ALLOW_THREADS
+    refused = run(table.rows, threads, true);
+    if (!refused) {
+      skipped = run(table.rows, threads, false);
+      for (const Row& row : table.rows) count(row.counter, counted(row.counter) + 1);
+    }
+    Py_END_ALLOW_THREADS
+    if (!refused) return PyLong_FromLongLong(skipped);
+    for (const Row& row : table.rows)
+      if (run({row}, 1, true)) {
+        refuse(row, "its gradient, squared, is not finite", PyExc_FloatingPointError);
+        return nullptr;
+      }
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+  return nullptr;
+}
+
+PyObject* supports_v3(PyObject*, PyObject*) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"));
+#else
+  return PyBool_FromLong(0);
+#endif
+}
+
+int execute(PyObject* module) {
+  for (int k = 0; k < KEY_COUNT; ++k)
+    if (!(keys[k] = PyUnicode_InternFromString(KEYS[k]))) return -1;
+#define RMSPROP_NAME(name) #name " "
+  return PyModule_AddStringConstant(module, "SCALARS", RMSPROP_SCALARS(RMSPROP_NAME));
+#undef RMSPROP_NAME
+}
+
+PyMethodDef methods[] = {
+    {"step", step, METH_VARARGS,
+     "step(groups, threads): one step for all groups, each (scalars, flags, params, grads, states, names or None);\nthe number of "
+     "entries skipped."},
+    {"supports_v3", supports_v3, METH_NOARGS, "Whether this processor runs code for x86-64-v3."},
+    {nullptr, nullptr, 0, nullptr}};
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(execute)}, {0, nullptr}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, 0, methods, slots, nullptr, nullptr, nullptr};
+
+}  // namespace
+}  // namespace rmsprop
+
+PyMODINIT_FUNC RMSPROP_INIT() { return PyModuleDef_Init(&rmsprop::definition); }

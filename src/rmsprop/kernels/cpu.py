@@ -1,0 +1,131 @@
+"""The CPU kernel: chooses the native code at load, and runs blocked NumPy where there is none."""
+
+import os
+from collections.abc import Callable
+from struct import Struct
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from rmsprop.rule import Rule, update
+
+#: Scalars of a group as bytes, or a function of the step number that returns them.
+Scalars = bytes | Callable[[int], bytes]
+#: (scalars, flags, parameters, gradients, states, names): equal lists; a gradient that is None leaves its parameter
+#: alone; names are for messages, and None for "parameter i of group j". A state is a dict with "step" (one writable
+#: float32 or float64) and an array for each of the rule's slots.
+Group = tuple[Scalars, int, list[Any], list[Any], list[dict[str, Any]], list[str] | None]
+
+_NAMES = tuple(Rule().scalars(1))
+_DOUBLES = Struct(f"{len(_NAMES)}d")
+_CENTERED, _MOMENTUM, _SKIP, _ERROR = 1, 2, 4, 8
+#: Elements NumPy handles at a time, so that its temporaries stay in cache (whole arrays are four times slower).
+_BLOCK = 1 << 14
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The native module that suits this processor, and its name."""
+    try:
+        from rmsprop.kernels import _cpu
+    except ImportError:
+        return None, "blocked NumPy (rmsprop was installed without a C++ compiler)"
+    if _cpu.supports_v3():
+        from rmsprop.kernels import _cpu_v3
+
+        return _cpu_v3, "native, x86-64-v3"
+    return _cpu, "native, baseline"
+
+
+native, NAME = _load()
+
+
+def threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def coefficients(rule: Rule) -> tuple[Scalars, int]:
+    """The first two entries of a `Group`."""
+    flags = _CENTERED * rule.centered | _MOMENTUM * (rule.momentum > 0)
+    flags |= _SKIP * (rule.nonfinite == "skip") | _ERROR * (rule.nonfinite == "error")
+
+    def packed(t: int) -> bytes:
+        return _DOUBLES.pack(*rule.scalars(t).values())
+
+    return packed if rule.bias_correction else packed(1), flags
+
+
+def step(groups: list[Group], threads: int) -> int:
+    """One step for all groups, in place; everything is checked first. The contract is in `rmsprop.kernels`.
+
+    Returns:
+        The number of gradient entries skipped (`nonfinite="skip"`).
+
+    Raises:
+        ValueError: a parameter, gradient or state the kernel cannot take; it names group and position.
+        FloatingPointError: `nonfinite="error"` and a gradient entry whose square is not finite.
+    """
+    return native.step(groups, threads) if native is not None else _blocked(groups)
+
+
+def _blocked(groups: list[Group]) -> int:
+    """The same step in NumPy, for arrays whose shapes and dtypes the front end has checked."""
+    rows = [
+        (p, g, state, _scalars_at(scalars, float(state["step"]) + 1), flags, names[i] if names else i)
+        for scalars, flags, params, grads, states, names in groups
+        for i, (p, g, state) in enumerate(zip(params, grads, states, strict=True))
+        if g is not None
+    ]
+    with np.errstate(all="ignore"):
+        for p, g, _, scalars, flags, name in rows:
+            if flags & _ERROR and not _usable(p, g, scalars):
+                raise FloatingPointError(f"{name}: its gradient, squared, is not finite")
+        skipped = sum(_update(*row[:-1]) for row in rows)
+    for _, _, state, *_ in rows:
+        state["step"] += 1
+    return skipped
+
+
+def _scalars_at(scalars: Scalars, t: float) -> dict[str, float]:
+    packed = scalars if isinstance(scalars, bytes) else scalars(int(t))
+    return dict(zip(_NAMES, _DOUBLES.unpack(packed), strict=True))
+
+
+def _blocks(arrays: list[np.ndarray], writable: int, dtype: np.dtype) -> np.nditer:
+    """The arrays a block at a time, as 1-d arrays of `dtype`, whatever their strides; the first few are written."""
+    kinds = [["readwrite"]] * writable + [["readonly"]] * (len(arrays) - writable)
+    dtype = np.dtype(dtype)
+    order = {"op_flags": kinds, "op_dtypes": [dtype] * len(arrays), "casting": "same_kind", "buffersize": _BLOCK}
+    return np.nditer(arrays, ["external_loop", "buffered", "zerosize_ok"], **order)  # type: ignore[call-overload, no-any-return]
+
+
+def _usable(p: np.ndarray, g: np.ndarray, k: dict[str, float]) -> bool:
+    dtype = np.promote_types(p.dtype, np.float32)
+    with _blocks([p, g], 0, dtype) as blocks:
+        for x, y in blocks:
+            h = k["sign"] * y + k["coupled"] * x
+            if not (h * h <= np.finfo(dtype).max).all():
+                return False
+    return True
+
+
+def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[str, float], flags: int) -> int:
+    centered, momentum, skip = (bool(flags & f) for f in (_CENTERED, _MOMENTUM, _SKIP))
+    slots = Rule(centered=centered, momentum=k["mu"]).slots()
+    dtype = np.promote_types(p.dtype, np.float32)
+    finfo = np.finfo(dtype)
+    limits = {"tiny": float(finfo.tiny), "largest": float(finfo.max)}
+    functions = {"sqrt": np.sqrt, "where": np.where}
+    skipped = 0
+    with _blocks([p, *(state[name] for name in slots.values()), g], len(slots) + 1, dtype) as blocks:
+        for x, *kept, y in blocks:
+            now = dict(zip(slots, kept, strict=True))
+            v, m, b = (now.get(s, 0.0) for s in "vmb")
+            new = update(x, y, v, m, b, **k, **limits, **functions, centered=centered, momentum=momentum, skip=skip)
+            x[...] = new[0]
+            for letter, value in zip("vmb", new[2:5], strict=True):
+                if letter in now:
+                    now[letter][...] = value
+            skipped += int(np.count_nonzero(~new[5])) if skip else 0
+    return skipped

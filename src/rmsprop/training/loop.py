@@ -1,0 +1,135 @@
+"""Epochs and batches. After any batch the whole state is in `State`, so training can stop there and go on."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, mse_loss
+
+from rmsprop.training.network import stream
+from rmsprop.training.settings import Settings
+
+CHUNK = 16_384  # rows evaluated at once
+
+
+class Diverged(FloatingPointError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass
+class Data:
+    """Input (rows, width) float32 and target (rows,): int64 classes or float32, for training and held out."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    test_x: torch.Tensor
+    test_y: torch.Tensor
+
+
+@dataclass
+class State:
+    """Where the training is.
+
+    `history` has one row a finished epoch; `batch`, `loss` (a sum over rows) and the two times belong to the epoch
+    that is under way. The order of an epoch's rows follows from the seed and its number and is no state.
+    """
+
+    network: torch.nn.Sequential
+    optimizer: torch.optim.Optimizer
+    history: list[dict[str, float]] = field(default_factory=list)
+    batch: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    optimizer_seconds: float = 0.0
+
+    def progress(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain values."""
+        names = ("history", "batch", "loss", "seconds", "optimizer_seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+def train(state: State, data: Data, settings: Settings, tick: Callable[[State], None]) -> None:
+    """Bring `state` to the last epoch; `tick` is called after every batch and may raise to stop there.
+
+    Raises:
+        Diverged: the loss is NaN or infinite; `state.history` has the epochs before.
+    """
+    while len(state.history) < settings.epochs:
+        epoch = len(state.history) + 1
+        order = torch.randperm(len(data.x), generator=stream(settings.seed, f"epoch {epoch}"))
+        batches = order.split(settings.batch_size)
+        for rows in batches[state.batch :]:
+            _step(state, data.x[rows], data.y[rows], f"epoch {epoch}, batch {state.batch + 1}")
+            if state.batch < len(batches):
+                tick(state)
+        _close_epoch(state, data, epoch)
+        tick(state)
+
+
+def _step(state: State, x: torch.Tensor, y: torch.Tensor, where: str) -> None:
+    start = perf_counter()
+    state.optimizer.zero_grad()
+    loss = loss_of(state.network(x), y)
+    value = _finite(loss.item(), f"the training loss became {{}} in {where}")
+    loss.backward()  # type: ignore[no-untyped-call]
+    before = perf_counter()
+    state.optimizer.step()
+    end = perf_counter()
+    state.loss += value * len(x)
+    state.batch += 1
+    state.seconds += end - start
+    state.optimizer_seconds += end - before
+
+
+def _close_epoch(state: State, data: Data, epoch: int) -> None:
+    start = perf_counter()
+    test_loss, score = evaluate(state.network, data.test_x, data.test_y)
+    _finite(test_loss, f"the test loss became {{}} after epoch {epoch}")
+    row = {
+        "epoch": epoch,
+        "train_loss": state.loss / len(data.x),
+        "test_loss": test_loss,
+        "test_score": score,
+        "seconds": state.seconds + perf_counter() - start,
+        "optimizer_seconds": state.optimizer_seconds,
+    }
+    state.history.append(row)
+    state.batch, state.loss, state.seconds, state.optimizer_seconds = 0, 0.0, 0.0, 0.0
+
+
+def _finite(value: float, message: str) -> float:
+    if not math.isfinite(value):
+        raise Diverged(message.format(value))
+    return value
+
+
+def loss_of(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the logits where `y` holds classes, else the mean squared error; a mean over the rows."""
+    if y.is_floating_point():
+        return mse_loss(output.squeeze(1), y)
+    return cross_entropy(output, y)
+
+
+def score_of(output: torch.Tensor, y: torch.Tensor) -> float:
+    """Accuracy where `y` holds classes, else R²: 1 - (squared error) / (squared deviation from the mean of y)."""
+    if not y.is_floating_point():
+        return (output.argmax(1) == y).double().mean().item()
+    y = y.double()
+    residual = (output.squeeze(1).double() - y).square().sum().item()
+    spread = (y - y.mean()).square().sum().item()
+    return 1 - residual / spread if spread else float(residual == 0)
+
+
+def evaluate(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """(loss, score) without training."""
+    output = outputs(network, x)
+    return loss_of(output, y).item(), score_of(output, y)
+
+
+@torch.no_grad()
+def outputs(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The network's output, a chunk of rows at a time; shape (rows, classes or 1)."""
+    return torch.cat([network(part) for part in x.split(CHUNK)])

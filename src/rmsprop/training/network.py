@@ -1,0 +1,47 @@
+"""The multilayer network, and the four ways to start it that the tutorial compares."""
+
+import hashlib
+import itertools
+
+import torch
+
+#: What each start teaches, said at the end of a run that used it.
+LESSONS = {
+    "zeros": "every unit of a layer computes the same and passes no gradient down, so only the last bias could learn",
+    "huge": "weights 20 times too large start from an enormous loss, and steps of about lr repair large weights slowly",
+    "tiny": "with weights near 0 the signal dies out from layer to layer; RMSprop divides the gradient's size out "
+    "and so gets away, after a slow start, where plain gradient descent would not",
+}
+
+
+def stream(seed: int, name: str) -> torch.Generator:
+    """Random numbers for one purpose. Never torch's global ones, and the same whatever ran before."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+def build(inputs: int, hidden: tuple[int, ...], outputs: int, init: str, seed: int) -> torch.nn.Sequential:
+    """Linear layers with ReLU between them, float32; biases start at 0.
+
+    Kaiming draws each weight with variance 2 / inputs of the layer (1 / inputs in the last, which has no ReLU
+    after it), so that the signal keeps its size; huge and tiny multiply these weights by 20 and 0.001.
+
+    Source: K. He et al., arXiv:1502.01852, equation 10.
+    """
+    generator = stream(seed, "init")
+    factor = {"kaiming": 1.0, "zeros": 0.0, "huge": 20.0, "tiny": 1e-3}[init]
+    layers: list[torch.nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise((inputs, *hidden, outputs)):
+        last = len(layers) == 2 * len(hidden)
+        layer = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out)  # would draw from the global numbers
+        with torch.no_grad():
+            layer.weight.normal_(0, factor * ((1 if last else 2) / fan_in) ** 0.5, generator=generator)
+            layer.bias.zero_()
+        layers += [layer] if last else [layer, torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers)
+
+
+def threads_for(network: torch.nn.Module, batch_size: int) -> int:
+    """1 where a batch is too little work to share between threads, else what torch was going to use."""
+    work = batch_size * sum(p.numel() for p in network.parameters())
+    return torch.get_num_threads() if work > 1.5e7 else 1
