@@ -16,6 +16,10 @@ from difflib import get_close_matches
 from rmsprop.rule import OPTIONS, Rule
 
 
+class Default(float):
+    """A default in a signature, to be told from the same number given by the caller: it gives way to a dialect's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One row: the rule with its home's defaults, where that was read, and what a user should know."""
@@ -104,9 +108,7 @@ MINDSPORE = _row(
     "mindspore 2.10, mindspore/nn/optim/rmsprop.py",
 )
 MLX = _row("mlx", Rule(beta=0.99, epsilon=1e-8, epsilon_mode="outside"), "mlx 0.32, mlx/optimizers/optimizers.py")
-SONNET = _row(
-    "sonnet", Rule(epsilon=1e-10, momentum_form="lr_inside"), "sonnet 2, sonnet/src/optimizers/rmsprop.py"
-)
+SONNET = _row("sonnet", Rule(epsilon=1e-10, momentum_form="lr_inside"), "sonnet 2, sonnet/src/optimizers/rmsprop.py")
 CHAINER = _row(
     "chainer",
     Rule(0.01, 0.99, 1e-8, "outside"),

@@ -57,25 +57,23 @@ class RMSprop:
     Source: T. Tieleman and G. Hinton, Neural Networks for Machine Learning, lecture 6e, 2012.
     """
 
-    def __init__(
-        self, params: Arrays, rule: Rule | None = None, *, dialect: str | None = None, **options: Any
-    ) -> None:
+    def __init__(self, params: Arrays, rule: Rule | None = None, *, dialect: str | None = None, **options: Any) -> None:
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule={rule!r}: expected a Rule; a dialect's name goes to dialect=")
         if rule is not None and dialect is not None:
             raise ValueError(f"rule and dialect={dialect!r}: expected one of them")
         base = rule or (Rule() if dialect is None else dialect_rule(dialect))
         self.rule = base.replace(**known(options))
-        self._names, self._params = _named(params, "params")
+        named = _named(params, "params")
+        self._names, self._params = list(named), list(named.values())
         for name, p in zip(self._names, self._params, strict=True):
             _check_param(name, p)
         self._grad_names = [name.replace("params", "grads", 1) for name in self._names]
         _check_overlap(self._names, self._params)
-        spans = sorted(byte_bounds(p) for p in self._params if p.size)
-        self._starts = [start for start, _ in spans]
-        self._reach = list(accumulate((end for _, end in spans), max))  # how far the arrays up to here extend
+        self._shapes = [p.shape for p in self._params]
         self._states = [self._fresh(p) for p in self._params]
         self.skipped = 0
+        self._locate()
 
     @property
     def lr(self) -> float:
@@ -90,22 +88,23 @@ class RMSprop:
         """One update. Every check comes before the first write: a step that raises has changed nothing.
 
         Args:
-            grads: gradients in the order (or under the names) of `params`, of the same shapes; read only. Another
-                float dtype is converted to the parameter's. None leaves its parameter and state alone.
+            grads: gradients in the order of `params` or, for a dict, under its keys; of the same shapes; read only.
+                Another float dtype is converted to the parameter's. None leaves its parameter and state alone.
 
         Raises:
             ValueError: a gradient of another shape, not of floats, or missing; the error names it.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
         """
-        names, given = _named(grads, "grads")
-        if names != self._grad_names:
-            raise ValueError(f"grads: expected one for each of {self._names}, got {names}")
+        given = _named(grads, "grads")
+        _check_names("grads", given, self._grad_names)
         converted = []
-        for name, g, p, own in zip(names, given, self._params, self._names, strict=True):
+        for own, name, p, shape in zip(self._names, self._grad_names, self._params, self._shapes, strict=True):
             _check_param(own, p)
+            if p.shape != shape:
+                raise ValueError(f"{own} has shape {p.shape}: expected {shape}, as when the optimizer was made")
+            g = given[name]
             converted.append(None if g is None else self._apart(_gradient(name, g, p), p))
-        scalars, flags = cpu.coefficients(self.rule)
-        group = (scalars, flags, self._params, converted, self._states, self._names)
+        group = (*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
         self.skipped += cpu.step([group], cpu.threads())
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,30 +123,38 @@ class RMSprop:
         """Takes over rule and state from `state_dict()`; on an error nothing has changed.
 
         Raises:
-            ValueError: another format, other parameters, or an array that is missing, of another shape, not finite
-                or (v) negative; the error names it.
+            ValueError: another format, other parameters, an option outside its range, or a number or array that is
+                missing, of another shape, not finite or (step and v) negative; the error names it.
+            TypeError: an option that does not exist.
         """
-        if not isinstance(state_dict, Mapping) or state_dict.get("format") != _FORMAT:
-            raise ValueError(f"state_dict: expected a dict with format={_FORMAT}, from RMSprop.state_dict()")
-        rule = Rule(**known(dict(state_dict["rule"])))
-        given = state_dict["state"]
-        if list(given) != self._names:
-            raise ValueError(f"state_dict: expected state for {self._names}, got {list(given)}")
-        keys = ["step", *rule.slots().values()]
-        states = [
-            {key: _loaded(f"state of {name}: {key}", given[name].get(key), p) for key in keys}
-            for name, p in zip(self._names, self._params, strict=True)
-        ]
+        if _dict("state_dict", state_dict).get("format") != _FORMAT:
+            raise ValueError(f"state_dict: expected format={_FORMAT}, from RMSprop.state_dict()")
+        rule = Rule().replace(**known(_dict("state_dict['rule']", state_dict.get("rule"))))
+        given = _dict("state_dict['state']", state_dict.get("state"))
+        _check_names("state_dict['state']", given, self._names)
+        pairs = zip(self._names, self._params, strict=True)
+        states = [_loaded(f"state of {name}", given[name], p, rule) for name, p in pairs]
         self.rule, self._states = rule, states
 
     def __repr__(self) -> str:
-        return f"RMSprop({', '.join(f'{n}{list(p.shape)}' for n, p in zip(self._names, self._params))}; {self.rule})"
+        arrays = (f"{name}{list(shape)}" for name, shape in zip(self._names, self._shapes, strict=True))
+        return f"RMSprop({', '.join(arrays)}; {self.rule})"
 
     def _fresh(self, p: Array) -> dict[str, Array]:
         dtype = np.promote_types(p.dtype, np.float32)
         start = {"v": self.rule.initial_square, "m": 0.0, "b": 0.0}
         slots = {name: np.full(p.shape, start[slot], dtype) for slot, name in self.rule.slots().items()}
         return {"step": np.zeros(()), **slots}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+        self._locate()  # a copy's arrays lie elsewhere
+
+    def _locate(self) -> None:
+        """Notes where in memory the parameters lie."""
+        spans = sorted(byte_bounds(p) for p in self._params if p.size)
+        self._starts = [start for start, _ in spans]
+        self._reach = list(accumulate((end for _, end in spans), max))  # how far the arrays up to here extend
 
     def _apart(self, g: Array, p: Array) -> Array:
         """The gradient, or a copy where it shares memory with a parameter other than by being its own."""
@@ -159,18 +166,16 @@ class RMSprop:
         return g if same else g.copy()
 
 
-def _named(arrays: Any, what: str) -> tuple[list[str], list[Any]]:
-    """Names for error messages and the state, and the arrays, of a list or dict."""
-    if isinstance(arrays, Mapping):
-        return [f"{what}[{name!r}]" for name in arrays], list(arrays.values())
+def _named(arrays: Any, what: str) -> dict[str, Any]:
+    """The arrays of a list or dict, under names for the state and for messages."""
     if isinstance(arrays, np.ndarray) or not isinstance(arrays, Iterable):
         raise TypeError(f"{what}: expected a list or dict of arrays, got {type(arrays).__name__}; put it in a list")
-    values = list(arrays)
-    return [f"{what}[{i}]" for i in range(len(values))], values
+    items = arrays.items() if isinstance(arrays, Mapping) else enumerate(arrays)
+    return {f"{what}[{key!r}]": array for key, array in items}
 
 
 def _check_param(name: str, p: Any) -> None:
-    if not isinstance(p, np.ndarray):
+    if not isinstance(p, np.ndarray) or isinstance(p, np.ma.MaskedArray):
         raise ValueError(f"{name}: expected a NumPy array, got {type(p).__name__}")
     if p.dtype not in _FLOATS:
         raise ValueError(f"{name} has dtype {p.dtype}: expected float16, float32 or float64 in native byte order")
@@ -179,15 +184,17 @@ def _check_param(name: str, p: Any) -> None:
 
 
 def _gradient(name: str, g: Any, p: Array) -> Array:
-    g = np.asarray(g)
-    if g.dtype.kind != "f":
-        raise ValueError(f"{name} has dtype {g.dtype}: expected a float dtype")
-    if g.shape != p.shape:
-        raise ValueError(f"{name} has shape {g.shape}: expected its parameter's, {p.shape}")
-    if g.dtype == p.dtype:
-        return g
-    with np.errstate(over="ignore"):
-        return g.astype(p.dtype)
+    if isinstance(g, np.ma.MaskedArray):
+        raise ValueError(f"{name}: expected an array without a mask, got {type(g).__name__}")
+    array: Array = np.asarray(g)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{name} has dtype {array.dtype}: expected a float dtype")
+    if array.shape != p.shape:
+        raise ValueError(f"{name} has shape {array.shape}: expected its parameter's, {p.shape}")
+    if array.dtype == p.dtype:
+        return array
+    with np.errstate(all="ignore"):
+        return array.astype(p.dtype)
 
 
 def _check_overlap(names: list[str], params: list[Array]) -> None:
@@ -208,16 +215,38 @@ def _check_overlap(names: list[str], params: list[Array]) -> None:
                 raise ValueError(f"{names[second]} overlaps {names[first]}: expected arrays that share no memory")
 
 
-def _loaded(name: str, value: Any, p: Array) -> Array:
-    """A checked copy of one entry of a state."""
-    if value is None:
-        raise ValueError(f"{name}: missing")
-    shape, dtype = ((), np.dtype(float)) if name.endswith(": step") else (p.shape, np.promote_types(p.dtype, "f4"))
+def _dict(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}: expected a dict, got {type(value).__name__}")
+    return dict(value)
+
+
+def _check_names(what: str, given: Mapping[str, Any], expected: Iterable[str]) -> None:
+    """Each of the expected, in any order, and no other."""
+    missing, unknown = [name for name in expected if name not in given], sorted(given.keys() - expected, key=str)
+    if missing or unknown:
+        raise ValueError(f"{what}: missing {missing}, unknown {unknown}")
+
+
+def _loaded(name: str, entry: Any, p: Array, rule: Rule) -> dict[str, Array]:
+    """A checked copy of the state of one parameter."""
+    entry, slots = _dict(name, entry), rule.slots()
+    _check_names(name, entry, ["step", *slots.values()])
+    step = np.asarray(entry["step"])
+    if step.dtype.kind not in "fiu" or step.ndim or not (0 <= step < 2**53 and step % 1 == 0):
+        raise ValueError(f"{name}: step={entry['step']!r}: expected a whole number of at least 0")
+    arrays = {key: _numbers(f"{name}: {key}", entry[key], p, signed=slot != "v") for slot, key in slots.items()}
+    return {"step": step.astype(float), **arrays}
+
+
+def _numbers(name: str, value: Any, p: Array, *, signed: bool) -> Array:
     array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or array.shape != shape:
-        raise ValueError(f"{name}: expected numbers of shape {shape}, got {array.dtype} of shape {array.shape}")
+    if array.dtype.kind not in "fiu" or array.shape != p.shape:
+        raise ValueError(f"{name}: expected numbers of shape {p.shape}, got {array.dtype} of shape {array.shape}")
+    with np.errstate(all="ignore"):
+        array = array.astype(np.promote_types(p.dtype, np.float32))
     if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers")
-    if name.endswith((": step", ": square_avg", ": variance")) and (array < 0).any():
+        raise ValueError(f"{name}: expected finite {array.dtype} numbers")
+    if not signed and (array < 0).any():
         raise ValueError(f"{name}: expected no negative numbers, got {array.min()}")
-    return array.astype(dtype)
+    return array

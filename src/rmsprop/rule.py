@@ -175,9 +175,9 @@ def _checked(name: str, value: object) -> object:
     if name in _BELOW_ONE:
         fits, allowed = 0 <= number < 1, "a number in [0, 1)"
     elif name in _POSITIVE_OR_NONE:
-        fits, allowed = 0 < number and isfinite(number), "a finite number above 0, or None"
+        fits, allowed = number > 0 and isfinite(number), "a finite number above 0, or None"
     else:
-        fits, allowed = 0 <= number and isfinite(number), "a finite number of at least 0"
+        fits, allowed = number >= 0 and isfinite(number), "a finite number of at least 0"
     _expect(name, value, fits, allowed)
     return number
 
@@ -197,7 +197,7 @@ def _expect(name: str, value: object, fits: bool, allowed: str) -> object:
 
 
 # fmt: off
-def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, variance_floor, e_in, e_out, floor, clip,  # type: ignore[no-untyped-def] # noqa: E501, PLR0913
+def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, variance_floor, e_in, e_out, floor, clip,  # type: ignore[no-untyped-def]
            mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, sqrt, where):
     r"""One step for one array, out of place: the mathematics of this package, stated once.
 

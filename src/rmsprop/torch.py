@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 
+from rmsprop.dialects import Default
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.kernels import cpu, lists
 from rmsprop.rule import OptionError, Rule
@@ -21,11 +22,7 @@ _VALUES = itemgetter(*_NAMES, "decoupled_weight_decay")
 _SWITCHES = {"capturable": False, "foreach": None, "differentiable": False}
 
 
-class _Default(float):
-    """A default that can be told from the same number given by the caller: it gives way to the dialect's."""
-
-
-_LR, _ALPHA, _EPS, _ZERO, _FALSE = _Default(1e-2), _Default(0.99), _Default(1e-8), _Default(0), _Default(False)
+_LR, _ALPHA, _EPS, _ZERO, _FALSE = Default(1e-2), Default(0.99), Default(1e-8), Default(0), Default(False)
 
 
 class RMSprop(Optimizer):
@@ -101,14 +98,26 @@ class RMSprop(Optimizer):
         nonfinite: str | None = None,
     ) -> None:
         given = {
-            **{"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum},
-            **{"centered": centered, "maximize": maximize, "nesterov": nesterov, "momentum_form": momentum_form},
-            **{"bias_correction": bias_correction, "epsilon_mode": epsilon_mode, "initial_square": initial_square},
-            **{"decoupled_weight_decay": decoupled_weight_decay, "variance_floor": variance_floor, "clip": clip},
-            **{"clip_weights": clip_weights, "nonfinite": nonfinite},
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+            "nesterov": nesterov,
+            "momentum_form": momentum_form,
+            "bias_correction": bias_correction,
+            "epsilon_mode": epsilon_mode,
+            "initial_square": initial_square,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "variance_floor": variance_floor,
+            "clip": clip,
+            "clip_weights": clip_weights,
+            "nonfinite": nonfinite,
         }
         defaults = _defaults(dialect)
-        defaults |= {k: v for k, v in given.items() if v is not None and not isinstance(v, _Default)}
+        defaults |= {k: v for k, v in given.items() if v is not None and not isinstance(v, Default)}
         defaults |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
         for name in ("capturable", "differentiable"):
             if defaults[name]:
@@ -191,7 +200,7 @@ class RMSprop(Optimizer):
         return skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
+        """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
         result = super().state_dict()
         result["state"] = {
             i: entry if "variance" not in entry else {**entry, "square_avg": _square_avg(entry)}
@@ -338,7 +347,9 @@ def _checked(name: str, p: Tensor, g: Tensor, state: dict[str, Any]) -> tuple[Te
         )
     for key, value in state.items():
         if _is_slot(key, value) and (value.shape != p.shape or value.device != p.device):
-            raise ValueError(f"{name}: its {key} has shape {tuple(value.shape)} on {value.device}, unlike the parameter")
+            raise ValueError(
+                f"{name}: its {key} has shape {tuple(value.shape)} on {value.device}, unlike the parameter"
+            )
     return p, g, state
 
 

@@ -115,14 +115,14 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
     slots = Rule(centered=centered, momentum=k["mu"]).slots()
     dtype = np.promote_types(p.dtype, np.float32)
     finfo = np.finfo(dtype)
-    limits = {"tiny": float(finfo.tiny), "largest": float(finfo.max)}
-    functions = {"sqrt": np.sqrt, "where": np.where}
+    given: dict[str, Any] = {**k, "tiny": float(finfo.tiny), "largest": float(finfo.max)}
+    given |= {"centered": centered, "momentum": momentum, "skip": skip, "sqrt": np.sqrt, "where": np.where}
     skipped = 0
     with _blocks([p, *(state[name] for name in slots.values()), g], len(slots) + 1, dtype) as blocks:
         for x, *kept, y in blocks:
             now = dict(zip(slots, kept, strict=True))
             v, m, b = (now.get(s, 0.0) for s in "vmb")
-            new = update(x, y, v, m, b, **k, **limits, **functions, centered=centered, momentum=momentum, skip=skip)
+            new = update(x, y, v, m, b, **given)
             x[...] = new[0]
             for letter, value in zip("vmb", new[2:5], strict=True):
                 if letter in now:

@@ -65,8 +65,8 @@ def step(rule: Rule, t: int, params: list[Tensor], grads: list[Tensor], states: 
     finfo = torch.finfo(dtype)
     state = {letter: _Each([s[name] for s in states]) for letter, name in slots.items()}
     p, g = (_Each([x.to(dtype) for x in tensors]) for tensors in (params, grads))
-    functions = {"sqrt": _sqrt, "where": _where, "tiny": finfo.tiny, "largest": finfo.max}
-    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **rule.scalars(t), **rule.flags(), **functions)
+    given: dict[str, Any] = {**rule.scalars(t), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
+    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given, sqrt=_sqrt, where=_where)
     torch._foreach_copy_(params, new[0].of)
     for letter, value in zip("vmb", new[2:5], strict=True):
         if letter in state:

@@ -39,7 +39,9 @@ class Features:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Features":
         """The preprocessing that `as_json` wrote."""
-        return cls(**{name: x if isinstance(x, dict) else tuple(x) for name, x in values.items()})
+        texts = {name: tuple(found) for name, found in values["texts"].items()}
+        median, marked, mean, scale = (tuple(values[name]) for name in ("median", "marked", "mean", "scale"))
+        return cls(values["kinds"], median, marked, mean, scale, texts)
 
     @property
     def width(self) -> int:
@@ -65,8 +67,8 @@ def fit(columns: dict[str, np.ndarray], kinds: dict[str, str], rows: np.ndarray)
     Raises:
         ValueError: a text column with too many different values; names it, their number and the limit.
     """
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: PLC0415
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     texts = {}
     for name in (name for name, kind in kinds.items() if kind == "text"):

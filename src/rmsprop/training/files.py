@@ -103,7 +103,9 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if sha256(text) != stated:
         raise DamagedError(f"{path}: damaged: its facts do not match their checksum")
     rest = json.loads(text)
-    wrong = [name for name in rest["tensors"].keys() | tensors.keys() if _of(tensors, name) != rest["tensors"].get(name)]
+    wrong = [
+        name for name in rest["tensors"].keys() | tensors.keys() if _of(tensors, name) != rest["tensors"].get(name)
+    ]
     if wrong:
         raise DamagedError(f"{path}: damaged: tensor {min(wrong)!r} does not match its checksum")
     return tensors, rest["facts"]

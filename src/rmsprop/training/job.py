@@ -1,152 +1,216 @@
 """The whole job in order: a table in, a trained model out, started afresh or resumed."""
 
 import platform
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 import rmsprop
 from rmsprop.fit import Model
-from rmsprop.training import features as preprocessing
-from rmsprop.training import run
-from rmsprop.training.files import sync_folder, write
-from rmsprop.training.features import Features
-from rmsprop.training.loop import Data, Diverged, State, outputs, train
+from rmsprop.training import features, run
+from rmsprop.training.files import write
+from rmsprop.training.loop import DivergedError, State, train
 from rmsprop.training.network import build, threads_for
+from rmsprop.training.predicting import load
 from rmsprop.training.progress import Show, shown
 from rmsprop.training.race import optimizer_for, race
 from rmsprop.training.report import render
+from rmsprop.training.result import result_of
 from rmsprop.training.settings import Settings
-from rmsprop.training.table import fingerprint, frame_of, kind_of, take, values_of
-from rmsprop.training.target import Target, describe, split
+from rmsprop.training.sheet import Sheet, prepare
 
 CHECKPOINT_EVERY = 1.0  # seconds
 
 
-class Interrupted(KeyboardInterrupt):
-    """Stopped by Ctrl-C; the message says what was saved, `folder` where, if anywhere."""
+def start(
+    columns: Any,
+    target: Any,
+    settings: Settings,
+    *,
+    out: Iterable[Path] | None = None,
+    source: str | None = None,
+    progress: bool = False,
+) -> Model:
+    """Train on a table.
 
-    def __init__(self, message: str, folder: Path | None) -> None:
-        super().__init__(message)
-        self.folder = folder
+    Args:
+        columns, target, settings: as `sheet.prepare` takes them.
+        out: where the run folder may go; the first free place is taken. None keeps nothing.
+        source: where a resumed run finds the table again: a file, "digits", or None for a table in memory.
+        progress: show it.
+    """
+    sheet = prepare(columns, target, settings)
+    found = features.fit(sheet.columns, sheet.kinds, sheet.train)
+    network = build(found.width, settings.hidden, sheet.target.outputs, settings.init, settings.seed)
+    config = {
+        "settings": settings.as_json(),
+        "target": sheet.target.as_json(),
+        "data": {
+            "source": source,
+            "rows": len(sheet.codes),
+            "columns": len(sheet.kinds),
+            "fingerprint": sheet.fingerprint(),
+        },
+        "threads": threads_for(network, settings.batch_size),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    folder = None
+    if out is not None:
+        folder = run.create(out, config, found)
+        config = run.read_config(folder)
+    return Job(settings, sheet, found, config, folder, progress).run(network)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """The table, checked: columns by name, the target, and which rows are for training and which held out."""
-
-    kinds: dict[str, str]
-    columns: dict[str, np.ndarray]
-    column: pd.Series
-    target: Target
-    train: np.ndarray
-    test: np.ndarray
-
-    def fingerprint(self) -> str:
-        """Changes with any value of the table."""
-        return fingerprint({**self.columns, "\x00target": self.target.codes(self.column).astype(np.float64)})
-
-    def data(self, features: Features) -> Data:
-        """Tensors for the network; torch's own memory, whose alignment decides the order of some sums."""
-        x, y = features.transform(self.columns), self.target.codes(self.column)
-        parts = (x[self.train], y[self.train], x[self.test], y[self.test])
-        return Data(*(torch.tensor(part) for part in parts))
-
-
-def sheet_of(columns: Any, target: Any, settings: Settings) -> Sheet:
-    """Check a table and split it.
+def resume(folder: Path, columns: Any, target: Any, *, progress: bool = False) -> Model:
+    """Go on with a run; the weights end up as if it had never stopped. A finished run is only loaded.
 
     Raises:
-        ValueError: anything that cannot be learned from; names the column, what it holds and what is expected.
+        ValueError: another table than the run's, a damaged file, or a run that is still being trained.
     """
-    frame = frame_of(columns)
-    frame, column = _apart(frame, target)
-    take(frame, settings.drop, "drop")
-    frame = frame.drop(columns=list(settings.drop))
-    if not frame.shape[1]:
-        raise ValueError("columns: none left to learn from; expected at least one beside the target")
-    described = describe(column, settings.task)
-    kinds = {name: kind_of(frame[name]) for name in frame}
-    values = {name: values_of(frame[name], kind) for name, kind in kinds.items()}
-    train_rows, test_rows = split(described.codes(column), described, settings.test_size, settings.seed)
-    if described.task == "regression":
-        y = values_of(column, "number")[train_rows]
-        described = replace(described, mean=float(y.mean()), scale=float(y.std()) or 1.0)
-    return Sheet(kinds, values, column, described, train_rows, test_rows)
+    if run.finished(folder):
+        return load(folder)
+    config = run.read_config(folder)
+    settings = Settings.from_json(config["settings"])
+    sheet = prepare(columns, target, settings)
+    if sheet.fingerprint() != config["data"]["fingerprint"]:
+        raise ValueError(f"{config['data']['source'] or 'columns'}: not the table that {folder} was started with")
+    found = run.read_features(folder, config)
+    network = build(found.width, settings.hidden, sheet.target.outputs, settings.init, settings.seed)
+    return Job(settings, sheet, found, config, folder, progress).run(network)
 
 
-def _apart(frame: pd.DataFrame, target: Any) -> tuple[pd.DataFrame, pd.Series]:
-    """The target column, by name or as an array, and the others."""
-    if isinstance(target, (str, int)):
-        take(frame, (str(target),), "target")
-        return frame.drop(columns=str(target)), frame[str(target)]
-    values = target if isinstance(target, pd.Series) else pd.Series(np.asarray(target).squeeze())
-    if len(values) != len(frame):
-        raise ValueError(f"target: {len(values)} values; expected {len(frame)}, one a row of columns")
-    return frame, values.rename(str(values.name or "target")).reset_index(drop=True)
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {
+        "rmsprop": rmsprop.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def finish(model: Model, folder: Path) -> None:
+    """Write what a finished run has; model.safetensors last, which says that all the rest is there."""
+    run.write_metrics(folder, model.history)
+    write(folder / run.REPORT, render(model).encode())
+    run.save_model(folder, model)
 
 
 @dataclass
 class Job:
-    """A run that has been set up: what to do, on what, and where it is kept."""
+    """A run that has been set up: what to do, with what, and where it is kept."""
 
     settings: Settings
     sheet: Sheet
-    features: Features
+    features: features.Features
     config: dict[str, Any]
     folder: Path | None
     progress: bool
+    stop: bool = False
+    saved: float = field(default_factory=monotonic)
 
-    def run(self) -> Model:
-        """Train to the end, keep checkpoints on the way, and finish the run folder."""
-        torch.set_num_threads(self.config["threads"])
-        data, state = self.sheet.data(self.features), self._state()
-        batches = -(-len(data.x) // self.settings.batch_size)
-        if self.folder is not None:
-            run.load_checkpoint(self.folder, state, self.config["sha256"])
-        try:
-            with shown(self.settings.epochs, batches, self.sheet.target.score_name, self.progress) as show:
-                with _stopping() as stop:
-                    train(state, data, self.settings, _Tick(self, show, stop))
-                self._keep(state)
-            return self._finish(state, data)
-        except KeyboardInterrupt:
-            done = f"stopped after {len(state.history)} of {self.settings.epochs} epochs"
-            where = f"saved in {self.folder}" if self.folder else "nothing was saved (no out=)"
-            raise Interrupted(f"{done}, {where}", self.folder) from None
-        except Diverged as error:
+    def run(self, network: torch.nn.Sequential) -> Model:
+        """Train to the last epoch with checkpoints on the way, then finish the run folder."""
+        state = State(network, optimizer_for(network, self.settings))
+        with run.locked(self.folder), _threads(self.config["threads"]):
             if self.folder is not None:
-                run.write_metrics(self.folder, state.history)
-            raise Diverged(
-                f"{error}; try a smaller lr (it was {self.settings.rule.lr:g}), "
-                f"init=kaiming (it was {self.settings.init}) or the centered or momentum options off"
-            ) from None
+                run.load_checkpoint(self.folder, state, self.config["sha256"])
+            try:
+                return self._train(state)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self._farewell(state)) from None
+            except DivergedError as error:
+                if self.folder is not None:
+                    run.write_metrics(self.folder, state.history)
+                raise DivergedError(f"{error}; {self._advice()}") from None
 
-    def _state(self) -> State:
-        target, settings = self.sheet.target, self.settings
-        width = len(target.classes) if target.classes else 1
-        network = build(self.features.width, settings.hidden, width, settings.init, settings.seed)
-        return State(network, optimizer_for(network, settings))
+    def _train(self, state: State) -> Model:
+        data, target = self.sheet.data(self.features), self.sheet.target
+        batches = -(-len(data.x) // self.settings.batch_size)
+        if self.progress:
+            print(self._announced(state), file=sys.stderr)
+        with self._stoppable(), shown(self.settings.epochs, batches, target.score_name, self.progress) as show:
+            train(state, data, self.settings, lambda state: self._tick(state, show))
+        self._keep(state)
+        result = result_of(state, data, target)
+        model = Model(state.network, self.features, target, self.config, state.history, result, self.folder)
+        if self.folder is not None:
+            result["race"] = race(state.network, data, self.settings)
+            finish(model, self.folder)
+        return model
+
+    def _tick(self, state: State, show: Show) -> None:
+        """After every batch: show it, keep it once a second, and stop here if asked to."""
+        show(state)
+        if self.stop or monotonic() - self.saved > CHECKPOINT_EVERY:
+            self._keep(state)
+        if self.stop:
+            raise KeyboardInterrupt
 
     def _keep(self, state: State) -> None:
         if self.folder is not None:
             run.save_checkpoint(self.folder, state, self.config["sha256"])
+        self.saved = monotonic()
 
-    def _finish(self, state: State, data: Data) -> Model:
-        result = _result(state, data, self)
-        model = Model(state.network, self.features, self.sheet.target, self.config, state.history, result, self.folder)
-        if self.folder is not None:
-            result["race"] = race(state.network, data, self.settings)
-            write_model(model, self.folder)
-        return model
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """The first Ctrl-C waits for the end of a batch, so that what is saved is whole; a second one does not."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears signals
+            return
+
+        def ask(*_: object) -> None:
+            self.stop = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _announced(self, state: State) -> str:
+        """What is about to be done, in a line."""
+        target, rows = self.sheet.target, f"{len(self.sheet.train)} rows ({len(self.sheet.test)} held out)"
+        classes = f" in {len(target.classes)} classes" if target.classes else ""
+        text = f"{target.task} of {target.name!r}{classes} ({target.why}) from {len(self.sheet.kinds)} columns, {rows}"
+        return text + f"; going on after epoch {len(state.history)}" * bool(state.history or state.batch)
+
+    def _farewell(self, state: State) -> str:
+        """What a Ctrl-C has left, and how to go on from there."""
+        done = f"stopped after {len(state.history)} of {self.settings.epochs} epochs"
+        if self.folder is None:
+            return f"{done}; nothing was saved (out was not given)"
+        if self.config["data"]["source"] is None:
+            return f"{done}, saved; go on with: rmsprop.fit(columns, target, resume={str(self.folder)!r})"
+        return f"{done}, saved; go on with: rmsprop train --resume {shlex.quote(str(self.folder))}"
+
+    def _advice(self) -> str:
+        """What to try after the loss has run away."""
+        tries = [f"a smaller lr (it was {self.settings.rule.lr:g})"]
+        tries += [f"init='kaiming' (it was {self.settings.init!r})"] * (self.settings.init != "kaiming")
+        tries += [f"less momentum (it was {self.settings.rule.momentum:g})"] * (self.settings.rule.momentum > 0)
+        return f"try {' or '.join(tries)}"
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Run torch with this many threads: the number decides the order of some sums, so a resumed run needs the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

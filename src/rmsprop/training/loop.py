@@ -15,7 +15,7 @@ from rmsprop.training.settings import Settings
 CHUNK = 16_384  # rows evaluated at once
 
 
-class Diverged(FloatingPointError):
+class DivergedError(FloatingPointError):
     """The loss is no longer a finite number."""
 
 
@@ -55,12 +55,12 @@ def train(state: State, data: Data, settings: Settings, tick: Callable[[State], 
     """Bring `state` to the last epoch; `tick` is called after every batch and may raise to stop there.
 
     Raises:
-        Diverged: the loss is NaN or infinite; `state.history` has the epochs before.
+        DivergedError: the loss is NaN or infinite; `state.history` has the epochs before.
     """
     while len(state.history) < settings.epochs:
         epoch = len(state.history) + 1
         order = torch.randperm(len(data.x), generator=stream(settings.seed, f"epoch {epoch}"))
-        batches = order.split(settings.batch_size)
+        batches = torch.split(order, settings.batch_size)
         for rows in batches[state.batch :]:
             _step(state, data.x[rows], data.y[rows], f"epoch {epoch}, batch {state.batch + 1}")
             if state.batch < len(batches):
@@ -102,7 +102,7 @@ def _close_epoch(state: State, data: Data, epoch: int) -> None:
 
 def _finite(value: float, message: str) -> float:
     if not math.isfinite(value):
-        raise Diverged(message.format(value))
+        raise DivergedError(message.format(value))
     return value
 
 
@@ -132,4 +132,4 @@ def evaluate(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tupl
 @torch.no_grad()
 def outputs(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The network's output, a chunk of rows at a time; shape (rows, classes or 1)."""
-    return torch.cat([network(part) for part in x.split(CHUNK)])
+    return torch.cat([network(part) for part in torch.split(x, CHUNK)])

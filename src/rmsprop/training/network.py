@@ -33,7 +33,8 @@ def build(inputs: int, hidden: tuple[int, ...], outputs: int, init: str, seed: i
     layers: list[torch.nn.Module] = []
     for fan_in, fan_out in itertools.pairwise((inputs, *hidden, outputs)):
         last = len(layers) == 2 * len(hidden)
-        layer = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out)  # would draw from the global numbers
+        # Linear itself would draw from the global random numbers, and to no purpose.
+        layer = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             layer.weight.normal_(0, factor * ((1 if last else 2) / fan_in) ** 0.5, generator=generator)
             layer.bias.zero_()

@@ -37,7 +37,9 @@ def _text(state: State, score_name: str) -> str:
     if not state.history:
         return "first epoch"
     last = state.history[-1]
-    return f"loss {last['train_loss']:.4g}  test loss {last['test_loss']:.4g}  test {score_name} {last['test_score']:.4f}"
+    return (
+        f"loss {last['train_loss']:.4g}  test loss {last['test_loss']:.4g}  test {score_name} {last['test_score']:.4f}"
+    )
 
 
 def _bar(console: Console) -> Progress:

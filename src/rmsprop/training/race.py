@@ -3,23 +3,22 @@
 import copy
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 
+from rmsprop.rule import Rule
+from rmsprop.torch import RMSprop
 from rmsprop.training.loop import Data, loss_of
 from rmsprop.training.settings import Settings
-from rmsprop.rule import Rule
 
 
 def optimizer_for(network: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Our optimizer with the run's dialect and numbers."""
-    from rmsprop.torch import RMSprop
-
-    rule = settings.rule
-    return RMSprop(network.parameters(), **_named(rule), dialect=settings.dialect)
+    return RMSprop(network.parameters(), **_named(settings.rule), dialect=settings.dialect)
 
 
-def _named(rule: Rule) -> dict[str, float | bool]:
+def _named(rule: Rule) -> dict[str, Any]:
     """What can be set by hand, under torch's names."""
     return {
         "lr": rule.lr,

@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rmsprop.fit import Model
 from rmsprop.training.features import Features
 from rmsprop.training.files import (
     DamagedError,
@@ -57,9 +58,9 @@ def create(places: Iterable[Path], config: dict[str, Any], features: Features) -
         new = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
         new.mkdir()
         try:
-            preprocessing = json_bytes(features.as_json())
-            write(new / FEATURES, preprocessing)
-            write(new / CONFIG, json_bytes({"format": FORMAT, **config}))
+            write(new / FEATURES, json_bytes(features.as_json()))
+            stated = read_json(new / FEATURES)["sha256"]
+            write(new / CONFIG, json_bytes({"format": FORMAT, **config, "preprocessing": stated}))
             new.rename(place)
         except BaseException as error:
             shutil.rmtree(new, ignore_errors=True)
@@ -75,7 +76,7 @@ def create(places: Iterable[Path], config: dict[str, Any], features: Features) -
 def locked(folder: Path | None) -> Iterator[None]:
     """Keep a second process from training the same run (where the system has file locks)."""
     try:
-        import fcntl  # noqa: PLC0415
+        import fcntl
     except ImportError:
         folder = None
     if folder is None:
@@ -105,10 +106,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_features(folder: Path) -> Features:
+def read_features(folder: Path, config: dict[str, Any]) -> Features:
     """The run's preprocessing.json."""
     values = read_json(folder / FEATURES)
-    del values["sha256"]
+    _belongs(folder / FEATURES, values.pop("sha256"), config["preprocessing"])
     return Features.from_json(values)
 
 
@@ -126,8 +127,9 @@ def load_checkpoint(folder: Path, state: State, run: str) -> None:
     if not (folder / CHECKPOINT).exists():
         return
     tensors, facts = read_tensors(folder / CHECKPOINT)
-    _belongs(folder / CHECKPOINT, facts, run)
-    weights, slots = {}, {}
+    _belongs(folder / CHECKPOINT, facts["run"], run)
+    weights: dict[str, Any] = {}
+    slots: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         part, rest = name.split(".", 1)
         if part == "model":
@@ -150,9 +152,15 @@ def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
     write(folder / METRICS, text.getvalue().encode())
 
 
-def save_model(folder: Path, weights: dict[str, Any], facts: dict[str, Any], run: str) -> None:
-    """Write model.safetensors; `facts` are the result and the history."""
-    write_tensors(folder / MODEL, weights, {"run": run, **facts})
+def save_model(folder: Path, model: Model) -> None:
+    """Write model.safetensors: weights, with the result and the history beside them."""
+    facts = {"run": read_config(folder)["sha256"], "result": model.result, "history": model.history}
+    write_tensors(folder / MODEL, model.network.state_dict(), facts)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run has come to its end."""
+    return (folder / MODEL).exists()
 
 
 def load_model(folder: Path, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,13 +170,13 @@ def load_model(folder: Path, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: the run is not finished, or the file is damaged or from another run.
     """
     path = folder / MODEL
-    if not path.exists():
+    if not finished(folder):
         raise ValueError(f"{folder}: not finished (no {MODEL}); go on with: rmsprop train --resume {folder}")
     weights, facts = read_tensors(path)
-    _belongs(path, facts, run)
+    _belongs(path, facts["run"], run)
     return weights, facts
 
 
-def _belongs(path: Path, facts: dict[str, Any], run: str) -> None:
-    if facts["run"] != run:
+def _belongs(path: Path, stated: str, expected: str) -> None:
+    if stated != expected:
         raise DamagedError(f"{path}: belongs to another run than the {CONFIG} beside it")

@@ -52,16 +52,21 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Any) -> "Settings":
-        """From the arguments of `rmsprop.fit`: a `Default`, or None for `centered`, leaves it to the dialect."""
-        numbers = {name: options.pop(name) for name in ("lr", "beta", "epsilon", "momentum", "centered")}
+        """From the arguments of `rmsprop.fit`; others of them are passed over.
+
+        A `Default`, or None for `centered`, leaves that number to the dialect.
+        """
+        numbers = {name: options[name] for name in ("lr", "beta", "epsilon", "momentum", "centered")}
         given = {name: x for name, x in numbers.items() if x is not None and not isinstance(x, Default)}
-        hidden, drop = options.pop("hidden"), options.pop("drop")
+        hidden, drop = options["hidden"], options["drop"]
         try:
             hidden = tuple(hidden)
         except TypeError:
             hidden = (hidden,)  # one width stands for one layer
         drop = (drop,) if isinstance(drop, str) else tuple(str(name) for name in drop)
-        return cls(rule=dialect(options["dialect"], **given), hidden=hidden, drop=drop, **options)
+        names = ("dialect", "epochs", "batch_size", "init", "seed", "test_size", "task")
+        rest = {name: options[name] for name in names}
+        return cls(rule=dialect(options["dialect"], **given), hidden=hidden, drop=drop, **rest)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; `from_json` takes them back."""
@@ -75,7 +80,7 @@ class Settings:
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= int(value) <= high:
         raise ValueError(f"{name}={value!r}: expected a whole number from {low} to {high}")
 
 

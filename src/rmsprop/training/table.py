@@ -6,6 +6,8 @@ text in a column of numbers is an error that names the column and never a silent
 
 import gzip
 import hashlib
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def _separator(path: Path, candidates: str) -> str:
 
 def digits() -> tuple[pd.DataFrame, str]:
     """The handwritten digits that scikit-learn ships, 1797 x 64 pixels of 0 to 16, and the target's name."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.datasets import load_digits
 
     data = load_digits(as_frame=True)
     return data.frame.rename(columns={"target": "digit"}), "digit"
@@ -75,7 +77,9 @@ def frame_of(columns: Any) -> pd.DataFrame:
     if isinstance(columns, pd.DataFrame):
         frame = columns.copy(deep=False)
     elif isinstance(columns, dict):
-        frame = pd.DataFrame({name: np.asarray(x) if isinstance(x, (list, tuple)) else x for name, x in columns.items()})
+        frame = pd.DataFrame(
+            {name: np.asarray(x) if isinstance(x, (list, tuple)) else x for name, x in columns.items()}
+        )
     else:
         array = np.asarray(columns)
         if array.ndim != 2:
@@ -95,13 +99,18 @@ def take(frame: pd.DataFrame, names: tuple[str, ...], argument: str) -> None:
     """Check that every name is a column; the error names the argument and the closest column."""
     for name in names:
         if name not in frame.columns:
-            there = tuple(frame.columns)
-            listed = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")
-            raise ValueError(f"{argument}={name!r}: no such column{hint(name, there)}; the table has {listed}")
+            near = hint(name, tuple(frame.columns))
+            raise ValueError(f"{argument}={name!r}: no such column{near}; the table has {listed(frame.columns)}")
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names with commas; only the first ten."""
+    first = list(islice(names, 11))
+    return ", ".join(first[:10]) + (", ..." if len(first) > 10 else "")
 
 
 def kind_of(column: pd.Series) -> str:
-    """ "number", "boolean" or "text".
+    """Either "number", "boolean" or "text".
 
     Raises:
         ValueError: all missing, dates, or values we cannot learn from; names the column.
@@ -124,7 +133,8 @@ def values_of(column: pd.Series, kind: str) -> np.ndarray:
     """
     if kind == "text":
         codes, distinct = pd.factorize(column)
-        return np.array([*map(_text, distinct), None], dtype=object)[codes]
+        texts: np.ndarray = np.array([*map(_text, distinct), None], dtype=object)[codes]
+        return texts
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):

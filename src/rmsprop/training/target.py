@@ -35,13 +35,24 @@ class Target:
     scale: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `Target(**values)` takes them back."""
+        """Plain values; `from_json` takes them back."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Target":
+        """The target that `as_json` wrote."""
+        classes = values["classes"]
+        return cls(**{**values, "classes": classes and tuple(classes)})
 
     @property
     def score_name(self) -> str:
         """How good it is, in a word: the share of right answers, or the share of variance explained."""
         return "accuracy" if self.classes else "R²"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network puts out: one a class, or the prediction."""
+        return len(self.classes) if self.classes else 1
 
     def codes(self, column: pd.Series) -> np.ndarray:
         """The column as the loss wants it: int64 class numbers (-1: no known class), or float32 standardised."""
@@ -49,11 +60,8 @@ class Target:
         if self.classes is None:
             return ((values - self.mean) / self.scale).astype(np.float32)
         known = pd.Index(np.array(self.classes, dtype=object if self.kind == "text" else np.float64))
-        return known.get_indexer(values).astype(np.int64)
-
-    def labels(self, codes: np.ndarray) -> np.ndarray:
-        """Class numbers back to classes."""
-        return np.asarray(self.classes)[codes]
+        codes: np.ndarray = known.get_indexer(values).astype(np.int64)
+        return codes
 
 
 def describe(column: pd.Series, task: str | None) -> Target:
@@ -65,14 +73,18 @@ def describe(column: pd.Series, task: str | None) -> Target:
     name = str(column.name)
     missing = np.flatnonzero(column.isna())
     if len(missing):
-        raise ValueError(f"target {name!r}: {len(missing)} of {len(column)} values are missing (first: row {missing[0] + 1})")
+        raise ValueError(
+            f"target {name!r}: {len(missing)} of {len(column)} values are missing (first: row {missing[0] + 1})"
+        )
     kind = kind_of(column)
     if kind == "number" and infer_dtype(column) == "integer":
         kind = "integer"
     values = values_of(column, "text" if kind == "text" else "number")
     distinct = np.unique(values)
     if len(distinct) < 2:
-        raise ValueError(f"target {name!r}: the only value is {distinct[0]!s:.40}; expected at least two different ones")
+        raise ValueError(
+            f"target {name!r}: the only value is {distinct[0]!s:.40}; expected at least two different ones"
+        )
     chosen, why = _task(kind, len(distinct))
     if task is not None:
         chosen, why = task, "as asked"
@@ -100,7 +112,7 @@ def split(codes: np.ndarray, target: Target, test_size: float, seed: int) -> tup
     Raises:
         ValueError: too few rows, in all or of one class, to hold any out.
     """
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415
+    from sklearn.model_selection import train_test_split
 
     rows = len(codes)
     held_out = int(np.ceil(test_size * rows))

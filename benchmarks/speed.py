@@ -1,0 +1,171 @@
+"""Times an optimizer step against torch's own, side by side in one process.
+
+    python benchmarks/speed.py             # everything; compiling torch's step for 1,000 tensors takes minutes
+    python benchmarks/speed.py --no-compile --rounds 5
+
+Contenders take turns, so that a drift of the machine's speed meets all of them alike; each figure is a median.
+Ratios are against the faster of torch.optim.RMSprop's loop and foreach. Quote them from a quiet machine only.
+"""
+
+import argparse
+import platform
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import nn
+
+import rmsprop.torch
+from rmsprop.kernels import cpu
+
+Shapes = list[tuple[int, ...]]
+
+
+def resnet50() -> Shapes:
+    """The shapes of torchvision's ResNet-50 parameters, in order: 161 tensors, 25,557,032 numbers."""
+    shapes: Shapes = [(64, 3, 7, 7), (64,), (64,)]
+    width = 64
+    for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            for shape in ((planes, width, 1, 1), (planes, planes, 3, 3), (4 * planes, planes, 1, 1)):
+                shapes += [shape, shape[:1], shape[:1]]
+            if block == 0:
+                shapes += [(4 * planes, width, 1, 1), (4 * planes,), (4 * planes,)]
+            width = 4 * planes
+    return [*shapes, (1000, 2048), (1000,)]
+
+
+CASES: dict[str, tuple[Shapes, float]] = {  # shapes, and the ratio to reach
+    "2 x 4096²": ([(4096, 4096)] * 2, 4.0),
+    "ResNet-50, 161 tensors": (resnet50(), 2.2),
+    "6 tensors, 8,970 numbers": ([(64, 64), (64,), (64, 64), (64,), (10, 64), (10,)], 5.0),
+    "1,000 tensors of 64": ([(64,)] * 1000, 12.0),
+}
+OPTIONS = {
+    "plain": ({}, {}),
+    "momentum, centered, decay, clip": (
+        {"momentum": 0.9, "centered": True, "weight_decay": 1e-4},
+        {"clip": 1.0},  # torch has no clip: ours does more
+    ),
+}
+
+
+def parameters(shapes: Shapes) -> list[nn.Parameter]:
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def compiled(shapes: Shapes, options: dict) -> Callable[[], object]:
+    """torch.optim.RMSprop's step, compiled; the learning rate is a tensor, as a schedule would need."""
+    optimizer = torch.optim.RMSprop(parameters(shapes), lr=torch.tensor(1e-2), foreach=True, **options)
+    torch._dynamo.reset()
+    return torch.compile(optimizer.step, fullgraph=False)
+
+
+def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each step."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+        step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = perf_counter()
+            step()
+            times[name].append(perf_counter() - start)
+    return {name: median(values) for name, values in times.items()}
+
+
+def bare_steps(rounds: int, with_compile: bool) -> None:
+    print("\n## The step alone\n")
+    print("| tensors | options | torch loop | torch foreach | torch compiled | rmsprop | ratio | target |")
+    print("|---|---|---|---|---|---|---|---|")
+    for options, (common, ours) in OPTIONS.items():
+        for case, (shapes, target) in CASES.items():
+            steps: dict[str, Callable[[], object]] = {
+                "loop": torch.optim.RMSprop(parameters(shapes), foreach=False, **common).step,
+                "foreach": torch.optim.RMSprop(parameters(shapes), foreach=True, **common).step,
+                "rmsprop": rmsprop.torch.RMSprop(parameters(shapes), **common, **ours).step,
+            }
+            if with_compile:
+                steps["compiled"] = compiled(shapes, common)
+            elements = sum(p.numel() for p in parameters(shapes))
+            took = interleaved(steps, rounds if elements > 1e6 else 20 * rounds)
+            ratio = min(took["loop"], took["foreach"]) / took["rmsprop"]
+            names = ("loop", "foreach", "compiled", "rmsprop")
+            shown = [f"{took[name] * 1e6:,.0f} µs" if name in took else "" for name in names]
+            print(f"| {case} | {options} | {' | '.join(shown)} | {ratio:.2f} | {target if not common else ''} |")
+
+
+def bandwidth(rounds: int) -> None:
+    """Bytes a second of the plain step (20 a parameter) against those of a plain read-add-write (12 a number)."""
+    shapes = CASES["2 x 4096²"][0]
+    params = parameters(shapes)
+    a, b = ([torch.randn(shape) for shape in shapes] for _ in range(2))
+    steps = {
+        "step": rmsprop.torch.RMSprop(params).step,
+        "add": lambda: [x.add_(y) for x, y in zip(a, b, strict=True)],
+    }
+    took = interleaved(steps, rounds)
+    n = sum(p.numel() for p in params)
+    step, add = 20 * n / took["step"] / 1e9, 12 * n / took["add"] / 1e9
+    print("\n## Memory bandwidth at 2 x 4096²\n")
+    print(f"step {step:.1f} GB/s, a += b {add:.1f} GB/s: {step / add:.2f} of a plain read-add-write loop (target .85)")
+
+
+def training_loop(rounds: int) -> None:
+    """The same inside training: torch's threads are busy, or still spinning, when the step begins."""
+    print("\n## Inside a training loop\n")
+    print("| network | optimizer | an iteration | its step | rmsprop's step is |")
+    print("|---|---|---|---|---|")
+    for width, batch in ((64, 64), (512, 64), (2048, 32)):
+        times: dict[str, list[tuple[float, float]]] = {}
+        loops = {}
+        for name in ("torch loop", "torch foreach", "rmsprop"):
+            torch.manual_seed(0)
+            layers = [nn.Linear(width, width), nn.ReLU()] * 3
+            model = nn.Sequential(*layers, nn.Linear(width, 10))
+            params = list(model.parameters())
+            optimizer: torch.optim.Optimizer = (
+                rmsprop.torch.RMSprop(params, lr=1e-4)
+                if name == "rmsprop"
+                else torch.optim.RMSprop(params, lr=1e-4, foreach=name == "torch foreach")
+            )
+            loops[name], times[name] = (model, optimizer), []
+        x, y = torch.randn(batch, width), torch.randint(10, (batch,))
+        for _ in range(4 * rounds):
+            for name, (model, optimizer) in loops.items():
+                start = perf_counter()
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                before = perf_counter()
+                optimizer.step()
+                end = perf_counter()
+                times[name].append((end - start, end - before))
+        steps = {name: median(step for _, step in pairs[2:]) for name, pairs in times.items()}
+        fastest = min(steps["torch loop"], steps["torch foreach"])
+        for name, pairs in times.items():
+            whole = median(total for total, _ in pairs[2:])
+            ratio = f"{fastest / steps[name]:.2f} times as fast" if name == "rmsprop" else ""
+            times_shown = f"{whole * 1e6:,.0f} µs | {steps[name] * 1e6:,.0f} µs"
+            print(f"| 4 x {width} wide, batch {batch} | {name} | {times_shown} | {ratio} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each, 20 times as many of short ones")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
+    bare_steps(arguments.rounds, not arguments.no_compile)
+    bandwidth(arguments.rounds)
+    training_loop(arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The command `rmsprop`: finds the commands, runs one, and turns every error into one line and an exit code."""
+
+import functools
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import rmsprop
+from rmsprop import cli
+
+DIVERGED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    0 done; 1 the training diverged; 2 something is wrong with what was asked; 130 stopped by Ctrl-C.
+
+    Args:
+        arguments: without the program's name; None takes `sys.argv`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"
+    try:
+        code = _app()(args=arguments, prog_name="rmsprop", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `rmsprop ... | head`: nobody is listening any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        code, message = _explained(error)
+        print(f"rmsprop: {' '.join(message.split())}", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+class _StoppedError(Exception):
+    """KeyboardInterrupt, which click would turn into a silent exit."""
+
+
+def _app() -> Callable[..., Any]:
+    """The typer application, with every module of this package as a command."""
+    import typer
+
+    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+    @app.callback(invoke_without_command=True, help=rmsprop.__doc__)
+    def _(context: typer.Context, version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
+        if version:
+            print(f"rmsprop {rmsprop.__version__}")
+        elif context.invoked_subcommand is None:
+            print(context.get_help())
+        if version or context.invoked_subcommand is None:
+            raise typer.Exit
+
+    for found in iter_modules(cli.__path__):
+        if not found.name.startswith("_"):
+            command = getattr(import_module(f"rmsprop.cli.{found.name}"), found.name)
+            app.command(found.name, help=_help(command))(_stoppable(command))
+    return typer.main.get_command(app)
+
+
+def _help(command: Callable[..., None]) -> str:
+    """The docstring as typer wants it: a paragraph a line, and lines that start with this character kept as they are."""
+    prose, _, examples = inspect.cleandoc(command.__doc__ or "").partition("Examples:")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
+    return "\n\n".join(paragraphs) + f"\b\nExamples:{examples}" * bool(examples)
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except KeyboardInterrupt as error:
+            raise _StoppedError(str(error) or "interrupted") from error
+
+    return run
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """(exit code, message) of an error."""
+    if isinstance(error, _StoppedError):
+        return INTERRUPTED, str(error)
+    if isinstance(error, FloatingPointError):
+        return DIVERGED, str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return USAGE, f'{error.name} is not installed: pip install "rmsprop[train]"'
+    if hasattr(error, "format_message"):  # click's: which of its modules typer brings depends on its version
+        context = getattr(error, "ctx", None)
+        return USAGE, f"{error.format_message()} (see {context.command_path if context else 'rmsprop'} --help)"
+    if isinstance(error, (ValueError, OSError)):
+        file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        return USAGE, f"{file}: {reason}" if file and reason else str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(place.filename)}, line {place.lineno}"
+    return USAGE, f"unexpected {type(error).__name__} in {where}: {error}; this is a bug, please report it"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
