@@ -132,8 +132,7 @@ class RMSprop:
         rule = Rule().replace(**known(_dict("state_dict['rule']", state_dict.get("rule"))))
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
-        pairs = zip(self._names, self._params, strict=True)
-        states = [_loaded(f"state of {name}", given[name], p, rule) for name, p in pairs]
+        states = [_loaded(f"state of {n}", given[n], p, rule) for n, p in zip(self._names, self._params, strict=True)]
         self.rule, self._states = rule, states
 
     def __repr__(self) -> str:
@@ -211,8 +210,7 @@ def _check_overlap(names: list[str], params: list[Array]) -> None:
             if start >= end:
                 break
             if np.shares_memory(params[i], params[j]):
-                first, second = sorted((i, j))
-                raise ValueError(f"{names[second]} overlaps {names[first]}: expected arrays that share no memory")
+                raise ValueError(f"{names[max(i, j)]} overlaps {names[min(i, j)]}: expected arrays apart in memory")
 
 
 def _dict(name: str, value: Any) -> dict[str, Any]:

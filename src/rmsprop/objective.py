@@ -65,6 +65,7 @@ class Form:
         return getattr(self.type, "_make", self.type)(arrays)  # a named tuple takes its fields one by one
 
     def show(self, point: Point) -> dict[str, Any]:
+        """What a result says of a point."""
         return {"x": self.join(point.x), "fun": point.value, "jac": self.join(point.gradient)}
 
     def trouble(self, point: Point, skip: bool) -> str:
@@ -144,7 +145,7 @@ class Objective:
 def scipy_optimize() -> Any:
     """`scipy.optimize`, or None where SciPy is not installed."""
     try:
-        from scipy import optimize  # noqa: PLC0415 - SciPy is optional
+        from scipy import optimize
     except ImportError:
         return None
     return optimize

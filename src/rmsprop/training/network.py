@@ -7,10 +7,11 @@ import torch
 
 #: What each start teaches, said at the end of a run that used it.
 LESSONS = {
-    "zeros": "every unit of a layer computes the same and passes no gradient down, so only the last bias could learn",
-    "huge": "weights 20 times too large start from an enormous loss, and steps of about lr repair large weights slowly",
-    "tiny": "with weights near 0 the signal dies out from layer to layer; RMSprop divides the gradient's size out "
-    "and so gets away, after a slow start, where plain gradient descent would not",
+    "zeros": "every hidden unit computes the same and passes no gradient down, so only the last bias can learn; "
+    "a network without hidden layers has no such trouble",
+    "huge": "weights 20 times too large start from an enormous loss, and steps of about lr are slow to repair them",
+    "tiny": "with weights near 0 signal and gradient all but vanish; RMSprop divides the gradient's size out, but only "
+    "above the root of epsilon, so a smaller epsilon learns (also dialect torch, with epsilon outside the root)",
 }
 
 

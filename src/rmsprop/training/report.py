@@ -11,6 +11,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rmsprop.fit import Model
 from rmsprop.rule import Rule
@@ -33,7 +34,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-DENOMINATORS = {"inside": "√(v + ε)", "outside": "√v + ε", "floor": "max(√v, ε)", "both": "√(v + ε) + ε"}
+DENOMINATORS = {"inside": "√(v + ε)", "outside": "(√v + ε)", "floor": "max(√v, ε)", "both": "(√(v + ε) + ε)"}
 
 
 def render(model: Model) -> str:
@@ -66,7 +67,7 @@ def formula(rule: Rule) -> list[str]:
     else:
         lines += ["v ← β v + (1 − β) g²"]
     lines += ["v̂ = v / (1 − βᵗ)"] * rule.bias_correction
-    lines += [f"u = g / ({DENOMINATORS[rule.epsilon_mode].replace('v', 'v̂' if rule.bias_correction else 'v')})"]
+    lines += [f"u = g / {DENOMINATORS[rule.epsilon_mode].replace('v', 'v̂' if rule.bias_correction else 'v')}"]
     lines += [f"u ← u limited to ±{rule.clip}"] * (rule.clip is not None)
     if rule.momentum:
         pull = {"lr_outside": "u", "lr_inside": "lr u", "ema": "(1 − μ) u"}[rule.momentum_form]
@@ -89,7 +90,7 @@ def _facts(model: Model, settings: Settings) -> dict[str, dict[str, Any]]:
         "Data": {
             "table": re.split(r"[/\\]", source)[-1] if source else "from memory",
             "rows": f"{config['data']['rows']}: {result['train_rows']} to train on, {result['test_rows']} held out",
-            "columns": ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)),
+            "columns": ", ".join(f"{kinds.count(kind)} of {kind}s" for kind in dict.fromkeys(kinds)),
             "left out": ", ".join(settings.drop),
             "target": f"{model.target.name}: {model.target.task} ({model.target.why})",
             "held out": f"{settings.test_size:.0%} of the rows"
@@ -101,7 +102,7 @@ def _facts(model: Model, settings: Settings) -> dict[str, dict[str, Any]]:
             "weights": f"{result['parameters']:,}",
             "start": settings.init,
         },
-        "Training": {
+        "RMSprop": {
             "dialect": settings.dialect,
             **{name: f"{value:g}" for name, value in numbers.items()},
             "v starts at": f"{rule.initial_square:g}" if rule.initial_square else "",
@@ -110,7 +111,7 @@ def _facts(model: Model, settings: Settings) -> dict[str, dict[str, Any]]:
             "seed": settings.seed,
         },
         "Time": {
-            "started": config["started"],
+            "started": config["started"].replace("T", " ").replace("+00:00", " UTC"),
             "training": f"{result['seconds']:.1f} s on {config['threads']} thread{'s' * (config['threads'] > 1)}",
             "in the optimizer": f"{result['optimizer_seconds']:.2f} s",
             **{f"a step of {name}": f"{us:.0f} µs" for name, us in race.items()},
@@ -143,6 +144,7 @@ def _lines(axes: Axes, model: Model, names: dict[str, tuple[str, str]]) -> None:
         values = [row[name] for row in model.history]
         axes.plot(epochs, values, color=colour, label=label, lw=1.8, marker="o" if len(epochs) == 1 else "")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _losses(axes: Axes, model: Model) -> None:
@@ -154,7 +156,7 @@ def _losses(axes: Axes, model: Model) -> None:
 def _scores(axes: Axes, model: Model) -> None:
     _lines(axes, model, {"test_score": ("held-out rows", TEST)})
     if model.classes:
-        axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _points(axes: Axes, model: Model) -> None:
