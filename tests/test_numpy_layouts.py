@@ -18,7 +18,7 @@ EVERYTHING = RULES["everything"]
 
 def assert_equals_twin(p, g, memory, rule=EVERYTHING):
     """Two steps of p, which lies in `memory`, equal those of a contiguous copy; no byte beside p changes."""
-    start, before = p.copy(), memory.tobytes()
+    start, before = p.copy(), np.frombuffer(memory.tobytes(), "u1")
     twin, plain = np.array(p, order="C", subok=False), np.array(g, order="C")
     optimizer, other = RMSprop([p], rule), RMSprop([twin], rule)
     for _ in range(2):
@@ -27,7 +27,7 @@ def assert_equals_twin(p, g, memory, rule=EVERYTHING):
     assert_array_equal(p, twin)
     assert not p.size or not np.array_equal(p, start)
     p[...] = start
-    assert memory.tobytes() == before
+    assert_array_equal(np.frombuffer(memory.tobytes(), "u1"), before)
 
 
 @st.composite
@@ -53,7 +53,7 @@ SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 7, 40]), max_size=3)
 DRAWN = SHAPES.flatmap(lambda shape: st.tuples(st.just(shape), axes(shape), axes(shape)))
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=100, deadline=None)
 @given(DRAWN, st.sets(st.integers(0, 2)), st.sampled_from(["f2", "f4", "f8"]), st.sampled_from([Rule(), EVERYTHING]))
 def test_any_layout(drawn, repeated, dtype, rule):
     shape, of_p, of_g = drawn
@@ -153,6 +153,8 @@ ALIASES = {
     "each other": lambda a: ([a[:100], a[100:]], [a[100:], a[:100]]),
     "the same": lambda a: ([a[:100], a[100:]], [a[:100], a[:100]]),
     "across": lambda a: ([a[:50], a[50:100], a[150:]], [a[100:150], a[25:75], a[40:90]]),
+    "one before": lambda a: ([a[:50], a[50:100], a[150:]], [a[100:150], a[100:150], a[50:100]]),
+    "a longer one before": lambda a: ([a[:, 0], a[3:5, 1]], [a[:, 2], a[100:102, 0]]),
     "the gaps": lambda a: ([a[:, ::2]], [a[:, 1::2]]),
 }
 
@@ -168,18 +170,18 @@ def test_gradients_that_alias_parameters(alias):
 
 
 def on_threads(threads, rule, monkeypatch):
-    """Parameters and state after a step and one with an infinity at its very end; past what threads pay for."""
+    """Parameters and state after a step, and one with two infinities far apart; past what threads pay for."""
     monkeypatch.setattr(cpu, "threads", lambda: threads)
     params = [normal(1020, 1030, dtype="f4"), normal(140_002, dtype="f4")[::-2]]
     calm = [normal(1030, 1020, seed=1, dtype="f4").T, normal(70_001, seed=2, dtype="f4")]
-    wild = [calm[0], np.append(calm[1][:-1], np.float32(np.inf))]
+    wild = [calm[0], np.where(np.arange(70_001) % 70_000, calm[1], np.float32(np.inf))]
     optimizer = RMSprop(params, rule)
     optimizer.step(calm)
     if rule.nonfinite == "error":
         assert_refuses(optimizer, lambda: optimizer.step(wild), FloatingPointError, r"params\[1\]: its gradient")
     else:
         optimizer.step(wild)
-        assert optimizer.skipped == 1
+        assert optimizer.skipped == 2
     return [*params, *(x for state in optimizer._states for x in state.values())]
 
 

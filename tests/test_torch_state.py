@@ -65,33 +65,33 @@ def moved_to(make, optimizer, params, options):
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, {"dialect": "heavyball"}, {"dialect": "graves", "lr": 0.01}], ids=str)
+@pytest.mark.parametrize("make", ["native", "foreach"], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_resume_is_bit_identical(make, dtype, options):
     whole = make(model(dtype), **options)
-    expected = advance(whole, 0, 20)
+    expected = advance(whole, 0, 10)
     first = make(model(dtype), **options)
-    params = advance(first, 0, 10)
-    for way in ("disk", "pickle", "deepcopy", "disk and switched engine"):
-        if way.startswith("disk"):
+    params = advance(first, 0, 5)
+    kept = dtype if dtype.is_complex else torch.promote_types(dtype, torch.float32)
+    for way in ("disk", "pickle", "deepcopy"):
+        if way == "disk":
             second, _ = moved_to(make, first, params, options)
         elif way == "pickle":
             second = pickle.loads(pickle.dumps(first))
         else:
             second = copy.deepcopy(first)
         assert second.param_groups[0]["params"][0] is not params[0]
-        resumed = advance(second, 10, 20)
+        resumed = advance(second, 5, 10)
         for p, q in zip(expected, resumed, strict=True):
             assert_close(q, p, **exact)
             assert_close(second.state[q], whole.state[p], **exact)
-            for key in second.state[q].keys() - {"step"}:
-                assert second.state[q][key].dtype == (
-                    dtype if dtype.is_complex else torch.promote_types(dtype, torch.float32)
-                )
+            assert {x.dtype for key, x in second.state[q].items() if key != "step"} == {kept}
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
 def test_exchange_with_torch_both_ways(make, dtype, options):
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     pure = theirs(model(dtype), **options)
     advance(pure, 0, 30)
     for start, then in ((make, theirs), (theirs, make)):
@@ -102,9 +102,7 @@ def test_exchange_with_torch_both_ways(make, dtype, options):
         optimizer, params = moved_to(start, optimizer, params, options)
         advance(optimizer, 20, 30)
         for p, q in zip(params, pure.param_groups[0]["params"], strict=True):
-            assert_close(p, q, rtol=1e-4, atol=1e-4) if dtype != torch.float64 else assert_close(
-                p, q, rtol=1e-10, atol=1e-10
-            )
+            assert_close(p, q, rtol=tolerance, atol=tolerance)
             assert optimizer.state[p]["step"] == 30
 
 
@@ -220,6 +218,13 @@ def test_hooks_on_saving_and_loading(make):
     ours.register_state_dict_post_hook(lambda _, sd: {**sd, "note": 1})
     assert ours.state_dict()["note"] == 1
     assert "square_avg" in ours.state_dict()["state"][0]
+
+
+def test_count_of_skipped_entries_is_copied(make):
+    ours = make(model(), nonfinite="skip")
+    ours.param_groups[0]["params"][0].grad = torch.full((33,), float("inf"))
+    ours.step()
+    assert [o.skipped for o in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)))] == [33, 33, 33]
 
 
 def test_nothing_saved_is_shared_or_changed(make):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.dialects import known
 from rmsprop.kernels import cpu
-from rmsprop.rule import Rule
+from rmsprop.rule import OPTIONS, Rule
 
 Array = NDArray[np.floating[Any]]
 Arrays = Iterable[Array] | Mapping[str, Array]
@@ -102,8 +102,7 @@ class RMSprop:
             _check_param(own, p)
             if p.shape != shape:
                 raise ValueError(f"{own} has shape {p.shape}: expected {shape}, as when the optimizer was made")
-            g = given[name]
-            converted.append(None if g is None else self._apart(_gradient(name, g, p), p))
+            converted.append(None if given[name] is None else self._apart(_gradient(name, given[name], p), p))
         group = (*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
         self.skipped += cpu.step([group], cpu.threads())
 
@@ -116,8 +115,7 @@ class RMSprop:
             name: {key: int(value) if key == "step" else value.copy() for key, value in entry.items()}
             for name, entry in zip(self._names, self._states, strict=True)
         }
-        options = {name: getattr(self.rule, name) for name in Rule.__dataclass_fields__}
-        return {"format": _FORMAT, "rule": options, "state": state}
+        return {"format": _FORMAT, "rule": {name: getattr(self.rule, name) for name in OPTIONS}, "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over rule and state from `state_dict()`; on an error nothing has changed.
@@ -169,8 +167,11 @@ def _named(arrays: Any, what: str) -> dict[str, Any]:
     """The arrays of a list or dict, under names for the state and for messages."""
     if isinstance(arrays, np.ndarray) or not isinstance(arrays, Iterable):
         raise TypeError(f"{what}: expected a list or dict of arrays, got {type(arrays).__name__}; put it in a list")
-    items = arrays.items() if isinstance(arrays, Mapping) else enumerate(arrays)
-    return {f"{what}[{key!r}]": array for key, array in items}
+    items = list(arrays.items() if isinstance(arrays, Mapping) else enumerate(arrays))
+    named = {f"{what}[{key!r}]": array for key, array in items}
+    if len(named) < len(items):
+        raise ValueError(f"{what}: some keys look the same: {[key for key, _ in items]}")
+    return named
 
 
 def _check_param(name: str, p: Any) -> None:
@@ -199,16 +200,11 @@ def _gradient(name: str, g: Any, p: Array) -> Array:
 def _check_overlap(names: list[str], params: list[Array]) -> None:
     """No two elements may share memory, neither within an array nor between two."""
     for name, p in zip(names, params, strict=True):
-        reach = p.itemsize  # bytes the axes so far reach over; a stride inside them meets another element
-        for stride, length in sorted((abs(s), n) for s, n in zip(p.strides, p.shape, strict=True) if n > 1):
-            if stride < reach and p.size:
-                raise ValueError(f"{name}: several of its elements share memory (strides {p.strides}, shape {p.shape})")
-            reach += stride * (length - 1)
-    spans = sorted((*byte_bounds(p), i) for i, p in enumerate(params) if p.size)
+        if cpu.overlapping(p.strides, p.shape, p.itemsize):
+            raise ValueError(f"{name}: several of its elements share memory (strides {p.strides}, shape {p.shape})")
+    spans = sorted((*byte_bounds(p), i) for i, p in enumerate(params))
     for k, (_, end, i) in enumerate(spans):
-        for start, _, j in spans[k + 1 :]:
-            if start >= end:
-                break
+        for _, _, j in spans[k + 1 : bisect_left(spans, (end,))]:
             if np.shares_memory(params[i], params[j]):
                 raise ValueError(f"{names[max(i, j)]} overlaps {names[min(i, j)]}: expected arrays apart in memory")
 

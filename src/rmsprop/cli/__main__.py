@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = _app()(args=arguments, prog_name="rmsprop", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # `rmsprop ... | head`: nobody is listening any more
+    except (BrokenPipeError, SystemExit):  # `rmsprop ... | head`: nobody listens; click makes it an exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except Exception as error:

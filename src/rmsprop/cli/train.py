@@ -57,7 +57,7 @@ def train(
       rmsprop train --init zeros
       rmsprop train --resume runs/digits-001
     """
-    given = {name: value for name, value in context.params.items() if value not in (None, []) and name in DEFAULTS}
+    given = {name: value for name, value in context.params.items() if value not in (None, [], ()) and name in DEFAULTS}
     given = {name: _widths(value) if name == "hidden" else value for name, value in given.items()}
     if resume is None:
         model = _start(table, given, progress=not quiet)

@@ -1,7 +1,7 @@
 """The CPU kernel: chooses the native code at load, and runs blocked NumPy where there is none."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from types import ModuleType
 from typing import Any
@@ -43,6 +43,16 @@ native, NAME = _load()
 def threads() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def overlapping(strides: Sequence[int], shape: Sequence[int], itemsize: int) -> bool:
+    """Whether elements of an array may share memory; strides count in the same unit as `itemsize`."""
+    reach = itemsize  # how far the axes so far extend: a shorter stride meets another element
+    for stride, length in sorted(zip(map(abs, strides), shape, strict=True)):
+        if length != 1 and stride < reach:
+            return 0 not in shape
+        reach += stride * (length - 1)
+    return False
 
 
 def coefficients(rule: Rule) -> tuple[Scalars, int]:

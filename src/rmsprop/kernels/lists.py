@@ -21,7 +21,7 @@ class _Each:
         self.of = of
 
 
-def _operator(foreach: Callable[..., list[Tensor]]) -> Callable[[_Each, Any], _Each]:
+def _operator(foreach: Any) -> Callable[[_Each, Any], _Each]:
     return lambda a, b: _Each(foreach(a.of, b.of if isinstance(b, _Each) else b))
 
 
@@ -52,7 +52,7 @@ def _where(condition: _Each, a: Any, b: Any) -> _Each:
 
 
 def _sqrt(a: _Each) -> _Each:
-    return _Each(torch._foreach_sqrt(a.of))
+    return _Each(list(torch._foreach_sqrt(a.of)))
 
 
 def step(rule: Rule, t: int, params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]) -> int:
@@ -66,7 +66,8 @@ def step(rule: Rule, t: int, params: list[Tensor], grads: list[Tensor], states: 
     state = {letter: _Each([s[name] for s in states]) for letter, name in slots.items()}
     p, g = (_Each([x.to(dtype) for x in tensors]) for tensors in (params, grads))
     given: dict[str, Any] = {**rule.scalars(t), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
-    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given, sqrt=_sqrt, where=_where)
+    given |= {"sqrt": _sqrt, "where": _where}
+    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
     torch._foreach_copy_(params, new[0].of)
     for letter, value in zip("vmb", new[2:5], strict=True):
         if letter in state:

@@ -98,5 +98,5 @@ def _check_texts(name: str, column: np.ndarray) -> None:
     if len(distinct) > limit:
         raise ValueError(
             f"column {name!r}: {len(distinct)} different texts in {len(column)} rows; expected at most {limit} "
-            "(identifiers, free text or misread numbers?); leave it out (drop)"
+            "(identifiers, free text or misread numbers?); leave it out (option drop)"
         )

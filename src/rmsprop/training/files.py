@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+LABEL = {"format": "pt"}  # what other readers of safetensors look for
+
 
 class DamagedError(ValueError):
     """A file that is torn, changed or not ours; the message names it."""
@@ -82,7 +84,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str,
     """Write tensors and plain facts as one safetensors file."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     rest = {"facts": facts, "tensors": {name: _digest(tensor) for name, tensor in tensors.items()}}
-    metadata = {"format": "pt", "rmsprop": _canonical(rest).decode(), "sha256": sha256(_canonical(rest))}
+    metadata = {**LABEL, "rmsprop": _canonical(rest).decode(), "sha256": sha256(_canonical(rest))}
     write(path, save(tensors, metadata))
 
 
@@ -96,11 +98,10 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        text = metadata["rmsprop"].encode()
-        stated = metadata["sha256"]
+        text, stated = metadata.pop("rmsprop").encode(), metadata.pop("sha256")
     except (SafetensorError, KeyError, UnicodeError) as error:
         raise DamagedError(f"{path}: damaged: torn, or not written by rmsprop") from error
-    if sha256(text) != stated:
+    if sha256(text) != stated or metadata != LABEL:
         raise DamagedError(f"{path}: damaged: its facts do not match their checksum")
     rest = json.loads(text)
     wrong = [

@@ -49,6 +49,8 @@ def prepare(columns: Any, target: Any, settings: Settings) -> Sheet:
     frame, column = apart(frame_of(columns), target)
     take(frame, settings.drop, "drop")
     frame = frame.drop(columns=list(settings.drop))
+    if column.name in frame and column.equals(frame[column.name]):
+        raise ValueError(f"target: column {column.name!r} is in columns too; expected target={column.name!r}, its name")
     if not frame.shape[1]:
         raise ValueError("columns: none left to learn from; expected at least one beside the target")
     described = describe(column, settings.task)

@@ -117,9 +117,11 @@ def kind_of(column: pd.Series) -> str:
     """
     found = infer_dtype(column, skipna=True)
     if column.isna().all():
-        raise ValueError(f"column {column.name!r}: every value is missing; leave it out (drop)")
+        raise ValueError(f"column {column.name!r}: every value is missing; leave it out (option drop)")
     if found in DATES:
-        raise ValueError(f"column {column.name!r} holds dates or times: make numbers of them or leave it out (drop)")
+        raise ValueError(
+            f"column {column.name!r} holds dates or times: make numbers of them or leave it out (option drop)"
+        )
     if found not in KINDS:
         raise ValueError(f"column {column.name!r} holds {found} values: expected numbers, booleans or texts")
     return KINDS[found]

@@ -83,7 +83,7 @@ def describe(column: pd.Series, task: str | None) -> Target:
     distinct = np.unique(values)
     if len(distinct) < 2:
         raise ValueError(
-            f"target {name!r}: the only value is {distinct[0]!s:.40}; expected at least two different ones"
+            f"target {name!r}: the only value is {column.iloc[0]!s:.40}; expected at least two different ones"
         )
     chosen, why = _task(kind, len(distinct))
     if task is not None:
@@ -124,7 +124,7 @@ def split(codes: np.ndarray, target: Target, test_size: float, seed: int) -> tup
         counts = np.bincount(codes, minlength=len(target.classes))
         if counts.min() < 2:
             raise ValueError(
-                f"target {target.name!r}: one row only has {target.classes[int(counts.argmin())]!r}; "
+                f"target {target.name!r}: only one row has {target.classes[int(counts.argmin())]!r}; "
                 "expected two or more rows a class, to train on and to test on"
             )
         stratify, fewest = codes, len(counts)

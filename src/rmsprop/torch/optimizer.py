@@ -1,0 +1,258 @@
+"""`RMSprop` for PyTorch."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim import Optimizer
+
+from rmsprop.dialects import Default
+from rmsprop.kernels import cpu, lists
+from rmsprop.torch.plan import Known, Plan, check, defaults
+from rmsprop.torch.state import State, dtype, is_slot, real, settled, square_avg
+
+_SWITCHES = {"capturable": False, "foreach": None, "differentiable": False}
+_LR, _ALPHA, _EPS, _ZERO, _FALSE = Default(1e-2), Default(0.99), Default(1e-8), Default(0), Default(False)
+Row = tuple[Tensor, Tensor, State]
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop with `torch.optim.RMSprop`'s arguments, names, defaults and state, and this package's options.
+
+        v <- alpha v + (1 - alpha) g^2
+        p <- p - lr g / (sqrt(v) + eps)
+
+    On the CPU one native call makes the whole step; elsewhere `rmsprop.rule.update` runs over lists of tensors.
+    Arithmetic and state are float32 for float16, bfloat16 and float32 parameters, float64 for float64; complex
+    parameters count as two real numbers an entry. Gradients are never written.
+
+    Args:
+        params: parameters, named parameters, or groups of them, as every torch optimizer takes.
+        lr: step size, at least 0; a one-element tensor is read at every step.
+        alpha: decay of the mean square, in [0, 1).
+        eps: keeps the denominator from zero, at least 0.
+        weight_decay: at least 0; added to the gradient as weight_decay * p.
+        momentum: decay of the momentum buffer, in [0, 1).
+        centered: divide by the standard deviation instead. It is kept as a variance, which cannot turn negative;
+            `state_dict` has `square_avg` for other libraries beside it.
+        foreach: True runs `rmsprop.rule.update` over lists of tensors on the CPU too; False runs it one tensor at a
+            time on other devices; None and False use the native kernel on the CPU.
+        maximize: climb instead of descend.
+        capturable, differentiable: not supported yet; True raises.
+        dialect: whose rule and defaults to use (`rmsprop.DIALECTS`); an argument that is given wins over it.
+        nesterov, momentum_form, bias_correction, epsilon_mode, initial_square, variance_floor, clip, clip_weights,
+        nonfinite: as in `rmsprop.Rule`; None is the dialect's.
+        decoupled_weight_decay: take lr * weight_decay * p off the parameter instead; None is the dialect's.
+
+    Attributes:
+        skipped: how many gradient entries `nonfinite="skip"` has left alone so far.
+
+    Raises:
+        ValueError: an option outside its range, or options that cannot be combined.
+
+    Example:
+        >>> import torch, rmsprop.torch
+        >>> layer = torch.nn.Linear(3, 1)
+        >>> optimizer = rmsprop.torch.RMSprop(layer.parameters(), lr=0.01, dialect="keras")
+        >>> layer(torch.ones(2, 3)).square().mean().backward()
+        >>> optimizer.step()
+        >>> optimizer.param_groups[0]["eps"], optimizer.param_groups[0]["epsilon_mode"]
+        (1e-07, 'inside')
+
+    Source: pytorch 2.13, torch/optim/rmsprop.py.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = _LR,
+        alpha: float = _ALPHA,
+        eps: float = _EPS,
+        weight_decay: float = _ZERO,
+        momentum: float = _ZERO,
+        centered: bool = _FALSE,  # type: ignore[assignment]
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        dialect: str = "torch",
+        nesterov: bool | None = None,
+        momentum_form: str | None = None,
+        bias_correction: bool | None = None,
+        epsilon_mode: str | None = None,
+        initial_square: float | None = None,
+        decoupled_weight_decay: bool | None = None,
+        variance_floor: float | None = None,
+        clip: float | None = None,
+        clip_weights: float | None = None,
+        nonfinite: str | None = None,
+    ) -> None:
+        given = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+            "nesterov": nesterov,
+            "momentum_form": momentum_form,
+            "bias_correction": bias_correction,
+            "epsilon_mode": epsilon_mode,
+            "initial_square": initial_square,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "variance_floor": variance_floor,
+            "clip": clip,
+            "clip_weights": clip_weights,
+            "nonfinite": nonfinite,
+        }
+        options = defaults(dialect)
+        options |= {k: v for k, v in given.items() if v is not None and not isinstance(v, Default)}
+        options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
+        self.skipped = 0
+        self._rules: dict[int, Known] = {}
+        super().__init__(params, options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as torch does; its options are checked before it is taken."""
+        check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if p.is_neg() or p.is_conj():
+                del self.param_groups[-1]
+                raise ValueError("params: a lazily negated or conjugated tensor cannot be updated in place; clone it")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along."""
+        return {**super().__getstate__(), "skipped": self.skipped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes over a pickled or loaded state; options the state does not know have torch's values."""
+        super().__setstate__(state)
+        self._rules = {}
+        self.__dict__.setdefault("skipped", 0)
+        neutral = defaults("torch") | _SWITCHES
+        for group in self.param_groups:
+            for name, value in neutral.items():
+                group.setdefault(name, value)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient; everything is checked before the first write.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            ValueError: a gradient or state that does not fit its parameter, or an option outside its range.
+            FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plan = Plan(self)
+        self.skipped += self._step(plan)
+        self.state.update(plan.created)
+        self._rules.update(plan.rules)
+        for _, _, params, grads, _, _ in plan.work:
+            increment_version([p for p, g in zip(params, grads, strict=True) if g is not None])
+        return loss
+
+    def _step(self, plan: Plan) -> int:
+        """Try the kernel on everything: it checks before it writes, and that is faster than to look here first."""
+        if cpu.native is not None and not any(group["foreach"] for group in self.param_groups):
+            try:
+                return cpu.step(plan.work, torch.get_num_threads())
+            except (TypeError, RuntimeError, BufferError):  # not all of it is for the kernel: other devices, complex
+                pass
+        return self._sorted_step(plan)
+
+    @torch.no_grad()
+    def _sorted_step(self, plan: Plan) -> int:
+        """The step for tensors of all kinds: what the kernel can take goes there, the rest to lists of tensors."""
+        for_kernel: list[cpu.Group] = []
+        for_lists: dict[Any, list[Row]] = defaultdict(list)
+        for i, (group, (scalars, flags, *_)) in enumerate(zip(self.param_groups, plan.work, strict=True)):
+            rows, rule = _rows(plan.work[i], i), plan.known[i].rule
+            native = [x[0].device.type == "cpu" and cpu.native is not None and not group["foreach"] for x in rows]
+            taken = [row for row, here in zip(rows, native, strict=True) if here]
+            params, grads, states = [r[0] for r in taken], [r[1] for r in taken], [r[2] for r in taken]
+            for_kernel.append((scalars, flags, params, grads, states, None))
+            for k, (row, here) in enumerate(zip(rows, native, strict=True)):
+                if here:
+                    continue
+                if rule.nonfinite == "error" and not lists.usable(rule, row[0], row[1]):
+                    raise FloatingPointError(f"a gradient of group {i}, squared, is not finite")
+                alone = k if group["foreach"] is False else None
+                for_lists[i, row[0].dtype, row[0].device, int(row[2]["step"]), alone].append(row)
+        skipped = cpu.step(for_kernel, torch.get_num_threads()) if cpu.native is not None else 0
+        for (i, _, _, t, _), rows in for_lists.items():
+            params, grads, states = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
+            skipped += lists.step(plan.known[i].rule, t + 1, params, grads, states)
+            torch._foreach_add_([state["step"] for state in states], 1)
+        return skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
+        result = super().state_dict()
+        result["state"] = {
+            i: {**entry, "square_avg": square_avg(entry)} if "variance" in entry else entry
+            for i, entry in result["state"].items()
+        }
+        return result
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a `state_dict` of this optimizer or of `torch.optim.RMSprop`; the state keeps its dtype."""
+        final: list[dict[str, Any]] = []
+        last = self.register_load_state_dict_pre_hook(lambda _, given: final.append(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        indices = iter([i for group in final[0]["param_groups"] for i in group["params"]])
+        for group in self.param_groups:
+            for p in group["params"]:
+                saved = final[0]["state"].get(next(indices), {})
+                if self.state.get(p):  # torch has cast it to the parameter's dtype
+                    exact = {k: v.to(p.device, dtype(p), copy=True) for k, v in saved.items() if is_slot(k, v)}
+                    step = torch.as_tensor(self.state[p].get("step", 0), dtype=torch.float32)
+                    self.state[p] = settled({**self.state[p], **exact, "step": step}, group["centered"])
+
+
+def _rows(group: cpu.Group, number: int) -> list[Row]:
+    """The parameters of a group that have a gradient, with it and their state, as real tensors that fit."""
+    _, _, params, grads, states, names = group
+    rows = []
+    for k, (p, g, state) in enumerate(zip(params, grads, states, strict=True)):
+        if g is None:
+            continue
+        name = names[k] if names else f"parameter {k} of group {number}"
+        _check_row(name, p, g, state)
+        slots = {key: real(value) if is_slot(key, value) else value for key, value in state.items()}
+        rows.append((real(p), real(g.resolve_conj()), slots))
+    return rows
+
+
+def _check_row(name: str, p: Tensor, g: Tensor, state: State) -> None:
+    if g.layout != torch.strided:
+        raise RuntimeError(f"{name}: RMSprop does not support sparse gradients")
+    if cpu.overlapping(p.stride(), p.shape, 1):
+        raise ValueError(f"{name}: several elements of the parameter share memory")
+    if g.shape != p.shape or g.dtype != p.dtype or g.device != p.device:
+        raise ValueError(
+            f"{name}: its gradient is {g.dtype} of shape {tuple(g.shape)} on {g.device}, "
+            f"expected {p.dtype} of shape {tuple(p.shape)} on {p.device}"
+        )
+    for key, value in state.items():
+        if is_slot(key, value) and (value.shape != p.shape or value.device != p.device or value.dtype != dtype(p)):
+            raise ValueError(
+                f"{name}: its {key} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
+                f"expected {dtype(p)} of shape {tuple(p.shape)} on {p.device}"
+            )

@@ -1,0 +1,111 @@
+"""What a step is about to do: for every group its rule, its scalars, and the tensors that take part."""
+
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from rmsprop.dialects import dialect as dialect_rule
+from rmsprop.kernels import cpu
+from rmsprop.rule import OptionError, Rule
+from rmsprop.torch.state import fresh
+
+if TYPE_CHECKING:
+    from rmsprop.torch.optimizer import RMSprop
+
+#: How torch calls what the rule calls otherwise.
+_TORCH_NAMES = {"beta": "alpha", "epsilon": "eps"}
+_MESSAGE_NAMES = {"lr": "learning rate", "beta": "alpha"}
+_FIELDS = tuple(name for name in Rule.__dataclass_fields__ if name != "decay_mode")
+_KEYS = (*(_TORCH_NAMES.get(name, name) for name in _FIELDS), "decoupled_weight_decay")
+_MISSING = ("capturable", "differentiable")
+_VALUES = itemgetter(*_KEYS, *_MISSING)
+_GRAD = attrgetter("grad")
+
+
+class Known(NamedTuple):
+    """A group's rule, and the option values it was made from."""
+
+    values: tuple[Any, ...]
+    rule: Rule
+    scalars: cpu.Scalars
+    flags: int
+
+
+class Plan:
+    """One step's work. Rules and state that are new are kept here, for the optimizer to take if the step succeeds."""
+
+    def __init__(self, optimizer: "RMSprop") -> None:
+        self.rules: dict[int, Known] = {}
+        self.created: dict[Tensor, dict[str, Any]] = {}
+        groups = enumerate(optimizer.param_groups)
+        self.known = dict(optimizer._rules)
+        self.work = [self._group(i, group, optimizer.state) for i, group in groups]
+
+    def _group(self, i: int, group: dict[str, Any], state: dict[Tensor, Any]) -> cpu.Group:
+        params = group["params"]
+        grads = _resolved(list(map(_GRAD, params)))
+        states: list[Any] = list(map(state.get, params))
+        values = _VALUES(group)
+        if isinstance(values[0], Tensor):
+            values = (float(values[0]), *values[1:])
+        known = self.known.get(i)
+        if known is None or known.values != values:
+            known = self.known[i] = self.rules[i] = _known(values)
+            states = [s and self._fresh(p, known.rule, s) for p, s in zip(params, states, strict=True)]
+        if not all(states):
+            states = [
+                s if s or g is None else self._fresh(p, known.rule, {})
+                for p, g, s in zip(params, grads, states, strict=True)
+            ]
+        return known.scalars, known.flags, params, grads, states, group.get("param_names")
+
+    def _fresh(self, p: Tensor, rule: Rule, state: dict[str, Any]) -> dict[str, Any]:
+        entry = fresh(p, rule, state)
+        if entry is not state:
+            self.created[p] = entry
+        return entry
+
+
+def _resolved(grads: list[Any]) -> list[Any]:
+    """The gradients without lazily negated ones, whose memory holds the opposite number."""
+    try:
+        if not any(map(Tensor.is_neg, grads)):
+            return grads
+    except TypeError:  # some are None
+        pass
+    return [None if g is None else g.resolve_neg() for g in grads]
+
+
+def defaults(dialect: str) -> dict[str, Any]:
+    """A dialect's options under torch's names."""
+    rule = dialect_rule(dialect)
+    values = (*(getattr(rule, name) for name in _FIELDS), rule.decay_mode == "decoupled")
+    return dict(zip(_KEYS, values, strict=True))
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raises a ValueError, in torch's names, unless these options make a rule."""
+    _known(_VALUES(options))
+
+
+def _known(values: tuple[Any, ...]) -> Known:
+    options = dict(zip((*_FIELDS, "decoupled", *_MISSING), values, strict=True))
+    for name in _MISSING:
+        if options.pop(name):
+            raise ValueError(f"{name}=True: not supported yet, expected False")
+    if isinstance(lr := options["lr"], Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got {lr.numel()}")
+        options["lr"] = lr.item()
+    decoupled = options.pop("decoupled")
+    if not isinstance(decoupled, bool):
+        raise ValueError(f"Invalid decoupled_weight_decay value: {decoupled!r}: expected True or False")
+    try:
+        if tensor := next((name for name, value in options.items() if isinstance(value, Tensor)), None):
+            raise OptionError(tensor, options[tensor], "a number; only lr may be a tensor")
+        rule = Rule(**options, decay_mode="decoupled" if decoupled else "coupled")
+    except OptionError as error:
+        name = _MESSAGE_NAMES.get(error.name, error.name)
+        raise ValueError(f"Invalid {name} value: {error.value!r}: expected {error.allowed}") from None
+    return Known(values, rule, *cpu.coefficients(rule))

@@ -1,0 +1,77 @@
+"""The state of one parameter, and its two forms: plain `square_avg`, and `variance` where the rule is centered."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmsprop.rule import Rule
+
+State = dict[str, Any]
+
+
+def fresh(p: Tensor, rule: Rule, state: State) -> State:
+    """The state with every slot of the rule, in its form; what is not there yet starts as the rule says.
+
+    Returns `state` itself where there is nothing to do, and otherwise a new dict.
+    """
+    slots = rule.slots()
+    if state and all(name in state for name in slots.values()):
+        return state
+    entry = settled({"step": torch.zeros((), dtype=torch.float32), **state}, rule.centered)
+    for letter, name in slots.items():
+        if name not in entry:
+            entry[name] = torch.zeros_like(p, dtype=dtype(p), memory_format=torch.preserve_format)
+            if letter == "v" and rule.initial_square:
+                real(entry[name]).fill_(rule.initial_square)
+    return entry
+
+
+def dtype(p: Tensor) -> torch.dtype:
+    """The dtype of a parameter's state: at least float32."""
+    return p.dtype if p.is_complex() else torch.promote_types(p.dtype, torch.float32)
+
+
+def is_slot(key: str, value: Any) -> bool:
+    """Whether this entry of a state has the parameter's shape."""
+    return key != "step" and isinstance(value, Tensor)
+
+
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as two real numbers an entry, sharing its memory; any other as it is."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def square_avg(state: State) -> Tensor:
+    """The mean square that belongs to a variance and a mean."""
+    result = torch.empty_like(state["variance"])
+    real(result).copy_(_square(real(state["variance"]), real(state["grad_avg"])))
+    return result
+
+
+def _square(variance: Tensor, m: Tensor) -> Tensor:
+    return variance + m * m  # no fused operation: what one machine saves, another must recognise
+
+
+def settled(state: State, centered: bool) -> State:
+    """The state in the form a centered or a plain rule keeps, from whichever form it has.
+
+    A `variance` that does not belong to the `square_avg` beside it is stale: another library has moved that on.
+    """
+    state = dict(state)
+    if not centered:
+        if "square_avg" not in state and "variance" in state:
+            state["square_avg"] = square_avg(state)
+        state.pop("variance", None)
+        return state
+    square = state.pop("square_avg", None)
+    if square is None:
+        return state
+    m = real(state.setdefault("grad_avg", torch.zeros_like(square)))
+    known = state.get("variance")
+    state["variance"] = variance = torch.empty_like(square)
+    v = torch.clamp_min(real(square) - m * m, 0)
+    if known is not None:
+        v = torch.where(_square(real(known), m) == real(square), real(known), v)
+    real(variance).copy_(v)
+    return state

@@ -1,0 +1,114 @@
+"""Options of `rmsprop.torch.RMSprop`: torch's signature, whose value wins, and what is refused."""
+
+from inspect import Parameter, signature
+
+import pytest
+import torch
+
+from rmsprop.kernels import cpu
+from rmsprop.torch import RMSprop
+
+INF, NAN = float("inf"), float("nan")
+ARGUMENTS = ("alpha", "eps", "weight_decay", "momentum", "centered")
+
+
+@pytest.fixture(params=["native", "foreach", "no kernel"])
+def make(request, monkeypatch):
+    assert cpu.native is not None, "the kernel has not been built"
+    if request.param == "no kernel":
+        monkeypatch.setattr(cpu, "native", None)
+    return lambda *args, **options: RMSprop(*args, **{"foreach": request.param == "foreach" or None} | options)
+
+
+def parameter(values=(1.0, -2.0, 3.0), grad=(0.1, 0.2, -0.3), dtype=torch.float32):
+    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+    p.grad = torch.tensor(grad, dtype=dtype)
+    return p
+
+
+def test_signature_is_torchs_and_then_ours():
+    theirs = dict(signature(torch.optim.RMSprop.__init__).parameters)
+    ours = dict(signature(RMSprop.__init__).parameters)
+    assert list(ours)[: len(theirs)] == list(theirs)
+    for name, parameter in theirs.items():
+        assert (ours[name].default, ours[name].kind) == (parameter.default, parameter.kind), name
+    assert {p.kind for name, p in ours.items() if name not in theirs} == {Parameter.KEYWORD_ONLY}
+    p = [torch.nn.Parameter(torch.ones(1))]
+    assert RMSprop(p).defaults.items() >= torch.optim.RMSprop(p).defaults.items()
+
+
+@pytest.mark.parametrize("name", ["lr", *ARGUMENTS])
+@pytest.mark.parametrize("dialect", ["graves", "keras", "burn"])
+def test_given_argument_wins_even_if_it_is_torchs_default(dialect, name):
+    value = signature(torch.optim.RMSprop).parameters[name].default
+    p = [torch.nn.Parameter(torch.ones(1))]
+    plain, given = (RMSprop(p, dialect=dialect, **options).param_groups[0] for options in ({}, {name: value}))
+    assert given == plain | {name: value}
+    assert RMSprop(p, 0.01, 0.99, 1e-8, 0, 0, False, dialect="graves").defaults["alpha"] == 0.99
+    assert RMSprop(p, dialect="keras", decoupled_weight_decay=False).defaults["decoupled_weight_decay"] is False
+
+
+BAD_OPTIONS = [
+    ("lr", "learning rate", [-1, NAN, INF, True, "x", torch.tensor(-1.0), torch.tensor(NAN)]),
+    ("alpha", "alpha", [-0.1, 1.0, 1.5, NAN, True, None]),
+    ("eps", "epsilon", [-1e-9, NAN, INF, False]),
+    ("weight_decay", "weight_decay", [-1, NAN, True, torch.tensor(0.1)]),
+    ("momentum", "momentum", [-1.0, 1.0, NAN, True]),
+    ("centered", "centered", [1, "yes"]),
+    ("maximize", "maximize", [1]),
+    ("decoupled_weight_decay", "decoupled_weight_decay", [1]),
+    ("epsilon_mode", "epsilon_mode", ["outsid"]),
+    ("clip", "clip", [0, -1.0, NAN]),
+    ("nonfinite", "nonfinite", ["ignore"]),
+]
+BAD_OPTIONS = [(name, called, value) for name, called, values in BAD_OPTIONS for value in values]
+
+
+@pytest.mark.parametrize(("name", "called", "value"), BAD_OPTIONS)
+def test_options_outside_their_range(make, name, called, value):
+    message = rf"^Invalid {called}( value)?: .*expected"
+    p = parameter()
+    if value is not None:
+        with pytest.raises(ValueError, match=message):
+            make([p], **{name: value})
+    optimizer = make([p])
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": [parameter()], name: value})
+    assert len(optimizer.param_groups) == 1
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert p.tolist() == [1, -2, 3]
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("name", ["capturable", "differentiable"])
+def test_what_is_not_there_yet_raises(make, name):
+    p = parameter()
+    with pytest.raises(ValueError, match=name):
+        make([p], **{name: True})
+    with pytest.raises(ValueError, match=name):
+        make([{"params": [p], name: True}])
+    optimizer = make([p])
+    optimizer.param_groups[0][name] = True
+    with pytest.raises(ValueError, match=name):
+        optimizer.step()
+    assert p.tolist() == [1, -2, 3]
+
+
+def test_other_refusals(make):
+    p = parameter()
+    for call, message in (
+        (lambda: make([p], lr=torch.tensor([0.1, 0.2])), "Tensor lr must be 1-element"),
+        (lambda: make([p], dialect="kera"), "did you mean 'keras'"),
+        (lambda: make([p], nesterov=True), "nesterov"),
+        (lambda: make([p], variance_floor=0.1), "variance_floor"),
+        (lambda: make([]), "empty parameter list"),
+        (lambda: make([{"params": [p]}, {"params": [p]}]), "more than one parameter group"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises((ValueError, UserWarning), match="duplicate"):
+        make([p, p])
+    with pytest.raises(TypeError, match="rho"):
+        make([p], rho=0.9)
