@@ -62,10 +62,8 @@ def test_the_learning_rate_sits_where_the_source_has_it(name):
     v1 = a * v + (1 - a) * 4
     v2 = a * v1 + (1 - a) * 1
     u1, u2 = 2 / root(v1), -1 / root(v2)
-    if name in OUTSIDE:  # b = mu b + u; p -= lr b
-        expected = 1 - 0.1 * u1 - 0.01 * (0.5 * u1 + u2)
-    else:  # b = mu b + lr u; p -= b
-        expected = 1 - 0.1 * u1 - (0.5 * 0.1 * u1 + 0.01 * u2)
+    carried = 0.01 if name in OUTSIDE else 0.1  # b = mu b + u; p -= lr b, or b = mu b + lr u; p -= b
+    expected = 1 - 0.1 * u1 - (carried * 0.5 * u1 + 0.01 * u2)
     np.testing.assert_allclose(walk(rule, 2.0, -1.0, lrs=(0.1, 0.01)), expected, rtol=1e-12)
 
 
@@ -95,6 +93,17 @@ def test_overrides_win_and_are_checked():
 
 def test_every_row_names_its_source():
     assert all(row.source for row in DIALECTS.values())
-    assert {"hinton", "graves", "torch", "tf1", "tf2", "keras", "optax", "timm", "sb3", "mxnet", "paddle", "mlx"} <= set(
-        DIALECTS
-    )
+    assert {
+        "hinton",
+        "graves",
+        "torch",
+        "tf1",
+        "tf2",
+        "keras",
+        "optax",
+        "timm",
+        "sb3",
+        "mxnet",
+        "paddle",
+        "mlx",
+    } <= set(DIALECTS)

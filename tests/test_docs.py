@@ -15,7 +15,7 @@ import rmsprop
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: What a shell block may hold beside `rmsprop`: commands that install or run this very suite, and that need not run here.
+#: What a shell block may hold beside `rmsprop`: what installs or runs this very suite need not run here.
 NOT_RUN = ("make ", "pip install ", "git clone ", "cd ")
 MODULES = sorted(
     name
@@ -46,7 +46,11 @@ def test_commands_run(page, tmp_path):
                 continue
             assert command[0] == "rmsprop", f"{page.name} shows a command that nothing runs: {line}"
             result = subprocess.run(
-                [sys.executable, "-m", "rmsprop", *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+                [sys.executable, "-m", "rmsprop", *command[1:]],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert result.returncode == 0, f"{line}\n{result.stderr}"
 

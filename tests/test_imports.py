@@ -12,7 +12,14 @@ import rmsprop
 SOURCE = Path(rmsprop.rule.__file__).parent
 MODULES = sorted(str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py"))
 #: Layers from the bottom: a module may import from its own line (its package) and from the lines above it.
-LAYERS = [["rule"], ["dialects"], ["kernels"], ["numpy", "torch"], ["objective", "minimize", "fit", "training"], ["cli", "__main__"]]
+LAYERS = [
+    ["rule"],
+    ["dialects"],
+    ["kernels"],
+    ["numpy", "torch"],
+    ["objective", "minimize", "fit", "training"],
+    ["cli", "__main__"],
+]
 FRONT_ENDS = ("numpy", "torch", "jax")
 
 

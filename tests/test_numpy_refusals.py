@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from rmsprop import Rule
 from rmsprop.numpy import RMSprop
@@ -92,6 +93,12 @@ def test_a_refused_step_changes_nothing(grads, error, match):
 def test_other_keys(grads):
     optimizer = RMSprop({"a": GOOD.copy(), "b": GOOD.copy()})
     assert_refuses(optimizer, lambda: optimizer.step(grads), ValueError, r"^grads: missing \[.*\], unknown \[.*grads|b")
+
+
+def test_a_dict_of_gradients_may_have_another_order():
+    a, b = np.zeros(2), np.zeros(2)
+    RMSprop({"a": a, "b": b}, lr=0.1, beta=0.0, epsilon=0.0).step({"b": -np.ones(2), "a": np.ones(2)})
+    assert_array_equal([a, b], [[-0.1, -0.1], [0.1, 0.1]])
 
 
 CHANGES = {

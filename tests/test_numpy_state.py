@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -202,3 +203,15 @@ def test_repr_shows_the_arrays_and_the_rule():
     optimizer = RMSprop({"w": np.ones((2, 3)), "b": np.ones(())}, lr=0.5)
     assert repr(optimizer) == f"RMSprop(params['w'][2, 3], params['b'][]; {Rule(lr=0.5)!r})"
     assert repr(RMSprop([])) == f"RMSprop(; {Rule()!r})"
+
+
+def test_threads_take_turns(engine):  # noqa: F811
+    p = np.zeros(50_000)
+    optimizer = RMSprop([p], momentum=0.9)
+    threads = [Thread(target=lambda: [optimizer.step([np.ones(50_000)]) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert optimizer.state_dict()["state"]["params[0]"]["step"] == 80
+    assert np.ptp(p) == 0

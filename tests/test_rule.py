@@ -28,6 +28,14 @@ def run(rule, p, grads, xp=np, start=None):
     return path, {"v": v, "m": m, "b": b, "move": move, "used": used}
 
 
+def denominator(mode, v, e):
+    if mode == "inside":
+        return math.sqrt(v + e)
+    if mode == "outside":
+        return math.sqrt(v) + e
+    return max(math.sqrt(v), e) if mode == "floor" else math.sqrt(v + e) + e
+
+
 def twin(r, p, grads):
     """A slow twin in Python floats that follows the papers' notation, one weight at a time."""
     v, m, second, b = r.initial_square, 0.0, r.initial_square, 0.0
@@ -40,13 +48,7 @@ def twin(r, p, grads):
         v = max(second - m**2, r.variance_floor * m**2 * (1 - r.beta**t if r.bias_correction else 1))
         if r.bias_correction:
             v /= 1 - r.beta**t
-        e = r.epsilon
-        d = {
-            "inside": lambda v=v: math.sqrt(v + e),
-            "outside": lambda v=v: math.sqrt(v) + e,
-            "floor": lambda v=v: max(math.sqrt(v), e),
-            "both": lambda v=v: math.sqrt(v + e) + e,
-        }[r.epsilon_mode]()
+        d = denominator(r.epsilon_mode, v, r.epsilon)
         u = g / d if g else 0.0
         if r.clip:
             u = min(max(u, -r.clip), r.clip)
@@ -114,6 +116,10 @@ BAD = [
     *[(name, 1) for name in ("centered", "bias_correction", "nesterov", "maximize")],
     ("lr", np.array([0.1, 0.2])),
     ("lr", np.True_),
+    ("lr", np.complex128(1 + 2j)),
+    ("lr", 10**400),
+    ("lr", np.array("0.1")),
+    ("lr", np.ma.masked),
     ("nesterov", True),
     ("variance_floor", 0.1),
 ]
@@ -188,6 +194,13 @@ def test_zero_gradient_gives_zero_whatever_epsilon():
 def test_a_zero_gradient_leaves_a_weight_whose_state_is_nan():
     path, _ = run(Rule(), np.ones(1), [np.zeros(1)], start=np.array([np.nan]))
     assert path[0][0] == 1.0
+
+
+def test_an_infinite_weight_with_a_zero_gradient_stays():
+    path, state = run(Rule(momentum=0.9), np.array([-np.inf, 1.0]), [np.array([0.0, 1.0])] * 2)
+    assert path[-1][0] == -np.inf
+    assert state["v"][0] == 0
+    assert path[-1][1] < 1
 
 
 @pytest.mark.parametrize(("g", "v"), [(np.nan, 0.0), (1.0, np.nan), (np.nan, np.nan)])

@@ -112,3 +112,24 @@ def test_named_parameter_is_named(make):
     p.data = torch.zeros(4)
     with pytest.raises(ValueError, match=r"layer\.weight"):
         optimizer.step()
+
+
+def test_named_in_a_step_of_mixed_kinds(make):
+    """Complex parameters and those without gradients must not shift what an error names."""
+    a, b, z = parameter(), parameter(grad=(1.0, INF, 1.0)), parameter(dtype=torch.complex64)
+    a.grad = None
+    optimizer = make([("first", a), ("second", b), ("third", z)], nonfinite="error")
+    with pytest.raises(FloatingPointError, match="second"):
+        optimizer.step()
+
+
+def test_parameters_that_change_groups_keep_the_step_whole(make):
+    x, a, b = (parameter() for _ in "xab")
+    optimizer = make([{"params": [x]}, {"params": [a], "centered": True}, {"params": [b]}])
+    optimizer.step()
+    groups = optimizer.param_groups
+    groups[1]["params"], groups[2]["params"] = [b], [a]
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match="incomplete"):
+        optimizer.step()
+    assert_same(snapshot(optimizer), before)

@@ -174,6 +174,7 @@ def test_conjugated_gradient(make):
     for x in (p, q):
         make([x]).step()
     assert torch.equal(p, q)
+    assert (p.imag - z.imag).sign().tolist() == [1, -1]  # against the gradient, which is -2 and 4 there
 
 
 def test_gradient_is_the_parameter(make):

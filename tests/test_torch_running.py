@@ -50,6 +50,21 @@ def test_only_stepped_parameters_move(make):
     assert optimizer.state[no_grad]["step"] == 1
 
 
+def test_every_parameter_has_its_own_step_number(make):
+    """Bias correction of a parameter that starts late begins with its first step."""
+    early, late = parameter(), parameter()
+    alone = [parameter() for _ in "el"]
+    optimizer, *others = (make(params, dialect="heavyball") for params in ([early, late], alone[:1], alone[1:]))
+    late.grad, gradient = None, late.grad
+    for t in range(6):
+        late.grad = gradient if t > 2 else None
+        optimizer.step()
+        for other in others[: 1 + (t > 2)]:
+            other.step()
+    assert [optimizer.state[p]["step"].item() for p in (early, late)] == [6, 3]
+    assert_array_equal(torch.stack([early, late]).detach(), torch.stack(alone).detach())
+
+
 def test_default_dtype_does_not_reach_the_counter(make):
     p = parameter()
     torch.set_default_dtype(torch.bfloat16)
@@ -60,6 +75,15 @@ def test_default_dtype_does_not_reach_the_counter(make):
     finally:
         torch.set_default_dtype(torch.float32)
     assert optimizer.state[p]["step"] == 300
+
+
+def test_default_device_does_not_reach_the_counter(make):
+    p = parameter()
+    optimizer = make([p])
+    with torch.device("meta"):
+        optimizer.step()
+    assert optimizer.state[p]["step"].device.type == "cpu"
+    assert optimizer.state[p]["step"] == 1
 
 
 def test_hooks_profiler_and_return_value(make):

@@ -33,9 +33,13 @@ def theirs(params, **options):
     return torch.optim.RMSprop(params, **options)
 
 
+def randn(n, dtype, g):
+    return torch.randn(n, dtype=torch.complex128 if dtype.is_complex else torch.float64, generator=g).to(dtype)
+
+
 def model(dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(n, dtype=torch.float64, generator=g).to(dtype)) for n in (33, 5)]
+    return [torch.nn.Parameter(randn(n, dtype, g)) for n in (33, 5)]
 
 
 def advance(optimizer, first, last):
@@ -44,7 +48,7 @@ def advance(optimizer, first, last):
     for t in range(first, last):
         g = torch.Generator().manual_seed(t + 1)
         for p in params:
-            p.grad = torch.randn(p.shape, dtype=torch.float64, generator=g).to(p.dtype)
+            p.grad = randn(len(p), p.dtype, g)
         optimizer.step()
     return params
 
@@ -156,8 +160,8 @@ def test_stale_variance_is_not_used(make):
 def test_torchs_negative_variance_is_loaded_as_zero(make):
     peer = theirs(model(), centered=True)
     params = advance(peer, 0, 2)
-    for p in params:
-        peer.state[p]["square_avg"] = peer.state[p]["grad_avg"] ** 2 - 1e-6
+    for entry in peer.state.values():
+        entry["square_avg"] = entry["grad_avg"] ** 2 - 1e-6
     ours, params = moved_to(make, peer, params, {"centered": True, "eps": 1e-4})
     assert all((ours.state[p]["variance"] == 0).all() for p in params)
     advance(ours, 2, 4)
@@ -215,6 +219,11 @@ def test_hooks_on_saving_and_loading(make):
         other.load_state_dict(saved)
     for p, q in zip(a.state, b.state, strict=True):
         assert_close(a.state[p]["grad_avg"], 2 * b.state[q]["grad_avg"], **exact)
+    b.register_load_state_dict_post_hook(
+        lambda o: [e.update(grad_avg=e["grad_avg"] * 0) for e in o.state.values()] and None
+    )
+    b.load_state_dict(saved)
+    assert all((entry["grad_avg"] == 0).all() and "square_avg" not in entry for entry in b.state.values())
     ours.register_state_dict_post_hook(lambda _, sd: {**sd, "note": 1})
     assert ours.state_dict()["note"] == 1
     assert "square_avg" in ours.state_dict()["state"][0]

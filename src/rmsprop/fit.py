@@ -73,7 +73,7 @@ def fit(
     Example:
         >>> import numpy as np, rmsprop
         >>> x = np.linspace(-1, 1, 200)
-        >>> model = rmsprop.fit({"x": x, "square": x**2}, "square", epochs=30, hidden=(32,))
+        >>> model = rmsprop.fit({"x": x, "square": x**2}, "square", epochs=30, batch_size=8)
         >>> model.task, model.score({"x": x}, x**2) > 0.95
         ('regression', True)
     """
@@ -116,6 +116,15 @@ class Model:
         history: one dict an epoch: epoch, train_loss, test_loss, test_score, seconds, optimizer_seconds.
         result: final scores and times.
         folder: where the run is kept, or None.
+
+    Example:
+        >>> import numpy as np, rmsprop
+        >>> x = np.random.default_rng(0).normal(size=(200, 2))
+        >>> model = rmsprop.fit(x, np.where(x[:, 0] > 0, "right", "left"), epochs=30)
+        >>> model.predict([[2.0, 0.0], [-2.0, 0.0]]).tolist()
+        ['right', 'left']
+        >>> model.predict_proba([[2.0, 0.0]]).shape, model.classes
+        ((1, 2), ('left', 'right'))
     """
 
     def __init__(

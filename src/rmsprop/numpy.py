@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.dialects import known
 from rmsprop.kernels import cpu
-from rmsprop.rule import OPTIONS, Rule
+from rmsprop.rule import OPTIONS, OptionError, Rule
 
 Array = NDArray[np.floating[Any]]
 Arrays = Iterable[Array] | Mapping[str, Array]
@@ -63,7 +64,7 @@ class RMSprop:
         if rule is not None and dialect is not None:
             raise ValueError(f"rule and dialect={dialect!r}: expected one of them")
         base = rule or (Rule() if dialect is None else dialect_rule(dialect))
-        self.rule = base.replace(**known(options))
+        self._rule = base.replace(**known(options))
         named = _named(params, "params")
         self._names, self._params = list(named), list(named.values())
         for name, p in zip(self._names, self._params, strict=True):
@@ -73,19 +74,26 @@ class RMSprop:
         self._shapes = [p.shape for p in self._params]
         self._states = [self._fresh(p) for p in self._params]
         self.skipped = 0
-        self._locate()
+        self._settle()
+
+    @property
+    def rule(self) -> Rule:
+        """The rule in use; of its options, only `lr` may change."""
+        return self._rule
 
     @property
     def lr(self) -> float:
         """The step size; assign to it between steps to follow a schedule."""
-        return self.rule.lr
+        return self._rule.lr
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        self.rule = self.rule.replace(lr=lr)
+        self._rule = self._rule.replace(lr=lr)
 
     def step(self, grads: Iterable[Any] | Mapping[str, Any]) -> None:
         """One update. Every check comes before the first write: a step that raises has changed nothing.
+
+        Threads that step the same optimizer take turns.
 
         Args:
             grads: gradients in the order of `params` or, for a dict, under its keys; of the same shapes; read only.
@@ -103,8 +111,9 @@ class RMSprop:
             if p.shape != shape:
                 raise ValueError(f"{own} has shape {p.shape}: expected {shape}, as when the optimizer was made")
             converted.append(None if given[name] is None else self._apart(_gradient(name, given[name], p), p))
-        group = (*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
-        self.skipped += cpu.step([group], cpu.threads())
+        with self._turn:
+            group = (*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
+            self.skipped += cpu.step([group], cpu.threads())
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and a copy of the state: plain numbers, strings and arrays.
@@ -131,7 +140,7 @@ class RMSprop:
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
         states = [_loaded(f"state of {n}", given[n], p, rule) for n, p in zip(self._names, self._params, strict=True)]
-        self.rule, self._states = rule, states
+        self._rule, self._states = rule, states
 
     def __repr__(self) -> str:
         arrays = (f"{name}{list(shape)}" for name, shape in zip(self._names, self._shapes, strict=True))
@@ -140,15 +149,21 @@ class RMSprop:
     def _fresh(self, p: Array) -> dict[str, Array]:
         dtype = np.promote_types(p.dtype, np.float32)
         start = {"v": self.rule.initial_square, "m": 0.0, "b": 0.0}
+        if start["v"] > np.finfo(dtype).max:
+            raise OptionError("initial_square", start["v"], f"a number that {dtype} can hold")
         slots = {name: np.full(p.shape, start[slot], dtype) for slot, name in self.rule.slots().items()}
         return {"step": np.zeros(()), **slots}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_turn", "_starts", "_reach")}
+
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        self._locate()  # a copy's arrays lie elsewhere
+        self._settle()
 
-    def _locate(self) -> None:
-        """Notes where in memory the parameters lie."""
+    def _settle(self) -> None:
+        """What a copy must have anew: its lock, and where in memory its parameters lie."""
+        self._turn = Lock()
         spans = sorted(byte_bounds(p) for p in self._params if p.size)
         self._starts = [start for start, _ in spans]
         self._reach = list(accumulate((end for _, end in spans), max))  # how far the arrays up to here extend

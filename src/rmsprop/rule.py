@@ -122,8 +122,9 @@ class Rule:
         return {s: names[s] for s in ("v", *"m" * self.centered, *"b" * (self.momentum > 0))}
 
     def flags(self) -> dict[str, bool]:
-        """The choices `update` is specialised for: which arrays exist, and whether entries may be skipped."""
-        return {"centered": self.centered, "momentum": self.momentum > 0, "skip": self.nonfinite == "skip"}
+        """The choices `update` is specialised for: which arrays exist, and what need not be computed."""
+        momentum, decay = self.momentum > 0, self.weight_decay > 0
+        return {"centered": self.centered, "momentum": momentum, "skip": self.nonfinite == "skip", "decay": decay}
 
     def scalars(self, t: int) -> dict[str, float]:
         """The coefficients of step t (from 1), in double: options become numbers, so `update` need not branch.
@@ -184,10 +185,14 @@ def _checked(name: str, value: object) -> object:
 
 def _number(value: object) -> float:
     """The value as a float; NaN where it is not a single real number, so that every range refuses it."""
-    single = hasattr(value, "__float__") and not getattr(value, "ndim", 0)
-    if not single or type(value).__name__ in ("bool", "bool_"):
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")  # of a NumPy scalar or array: no booleans, no text
+    single = hasattr(value, "__float__") and not getattr(value, "ndim", 0) and kind in "fiu"
+    if not single or type(value).__name__ in ("bool", "MaskedConstant"):
         return float("nan")
-    return float(value)  # type: ignore[arg-type]
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return float("inf")
 
 
 def _expect(name: str, value: object, fits: bool, allowed: str) -> object:
@@ -196,9 +201,17 @@ def _expect(name: str, value: object, fits: bool, allowed: str) -> object:
     return value
 
 
+def usable(p, g, sign, coupled, largest, decay):  # type: ignore[no-untyped-def]
+    """The entries of a gradient that `nonfinite="error"` lets pass; arguments as for `update`."""
+    g = sign * g
+    if decay:
+        g = g + coupled * p
+    return g * g <= largest
+
+
 # fmt: off
 def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, variance_floor, e_in, e_out, floor, clip,  # type: ignore[no-untyped-def]
-           mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, sqrt, where):
+           mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, decay, sqrt, where):
     r"""One step for one array, out of place: the mathematics of this package, stated once.
 
     Args:
@@ -206,7 +219,7 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
             one float dtype, of any library; all are read only. `m` and `b` may be anything where the rule has none.
         sign .. clip_weights: `Rule.scalars(t)`, as keywords.
         tiny, largest: the smallest normal and the largest finite number of the dtype.
-        centered, momentum, skip: `Rule.flags()`, as keywords; constants when traced or compiled.
+        centered, momentum, skip, decay: `Rule.flags()`, as keywords; constants when traced or compiled.
         sqrt, where: the library's functions of these names.
 
     Returns:
@@ -216,7 +229,9 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
     Comparisons are written so that NaN fails them and stays.
     """
     inf = float("inf")
-    g = sign * g + coupled * p
+    g = sign * g
+    if decay:
+        g = g + coupled * p
     if centered:
         # West's recursion: equals v - m^2 in exact arithmetic, and cannot go negative.
         gap = g - m
@@ -243,11 +258,15 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
     else:
         b1 = b
         step = c3 * u
-    shrink = decoupled * p
-    p1 = p - shrink - step
+    if decay:
+        shrink = decoupled * p
+        p1 = p - shrink - step
+        move = shrink + step
+    else:
+        p1 = p - step
+        move = step
     p1 = where(p1 > clip_weights, clip_weights, p1)
     p1 = where(p1 < -clip_weights, -clip_weights, p1)
-    move = shrink + step
     if skip:
         used = g * g <= largest
         p1 = where(used, p1, p)

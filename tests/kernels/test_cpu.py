@@ -59,7 +59,10 @@ def whole_array_step(rule, t, p, g, state):
             sqrt=np.sqrt, where=np.where,
         )  # fmt: skip
         p = new[0].astype(p.dtype)
-    new_state = {"step": np.array(float(t)), **{slots[s]: x for s, x in zip("vmb", new[2:5], strict=True) if s in slots}}
+    new_state = {
+        "step": np.array(float(t)),
+        **{slots[s]: x for s, x in zip("vmb", new[2:5], strict=True) if s in slots},
+    }
     return p, new_state, int(np.sum(~new[5])) if rule.nonfinite == "skip" else 0
 
 
@@ -152,6 +155,25 @@ def test_strided_state_and_nd_order(step):
     np.testing.assert_array_equal(q, wanted)
     for name, value in wanted_state.items():
         np.testing.assert_array_equal(state[name], value)
+
+
+@engine
+def test_float16_conversion(step):
+    """Every float16 survives the way through float32, and sums round to it as NumPy rounds them."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    p, zero = every.copy(), np.zeros_like(every)
+    step([group(Rule(), [p], [zero], [state_of(Rule(), p)])], 1)
+    np.testing.assert_array_equal(p, every)
+    for number, unit in ((65504.0, 1.0), (1.0, 2.0**-14), (6.1e-5, 2.0**-27), (0.0, 2.0**-28)):
+        lrs = unit * np.arange(0, 40, 0.5)
+        start = np.float16(number)
+        rules = [Rule(lr=lr, beta=0.0, epsilon=0.0) for lr in lrs]  # moves by lr exactly
+        params = [np.array([start]) for _ in lrs]
+        g = np.array([-1], np.float16)
+        step([group(rule, [x], [g], [state_of(rule, x)]) for rule, x in zip(rules, params, strict=True)], 1)
+        with np.errstate(over="ignore"):
+            wanted = (np.float32(start) + lrs.astype(np.float32)).astype(np.float16)
+        np.testing.assert_array_equal(np.concatenate(params), wanted)
 
 
 @engine

@@ -66,7 +66,7 @@ def _app() -> Callable[..., Any]:
 
 
 def _help(command: Callable[..., None]) -> str:
-    """The docstring as typer wants it: a paragraph a line, and lines that start with this character kept as they are."""
+    """The docstring as typer wants it: a line a paragraph, and a mark before lines that must stay lines."""
     prose, _, examples = inspect.cleandoc(command.__doc__ or "").partition("Examples:")
     paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
     return "\n\n".join(paragraphs) + f"\b\nExamples:{examples}" * bool(examples)

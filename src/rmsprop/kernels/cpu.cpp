@@ -9,6 +9,7 @@
 #include <deque>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "rule.h"
@@ -20,7 +21,8 @@ namespace {
 constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20; // elements of a step that pay for starting threads
 constexpr int64_t BLOCK = 512;             // elements of a strided tensor gathered at a time
-enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, ERROR = 8 };
+enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16 };
+constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
 enum Operand { P, G, V, M, B, OPERANDS };
 const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step"};
 enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP, KEY_COUNT };
@@ -34,26 +36,27 @@ inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; 
 
 using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
 
-template <class T, class S, bool C, bool M_, bool K>
+template <class T, class S, int FLAGS>
 int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return update<T, S, C, M_, K>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+  return update<T, S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
+      at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
 }
 
-template <class T, class S>
+template <class T, class S, int FLAGS>
 int64_t check_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return unusable<T, S>(at[P], at[G], n, of(k, S()));
+  return unusable<T, S, bool(FLAGS & DECAY)>(at[P], at[G], n, of(k, S()));
 }
 
 struct Loops {
-  Loop step[8], check;
+  Loop step[KINDS], check[KINDS];
 };
+template <class T, class S, int... FLAGS>
+constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
+  return {{step_loop<T, S, FLAGS>...}, {check_loop<T, S, FLAGS>...}};
+}
 template <class T, class S>
 constexpr Loops loops() {
-  return {{step_loop<T, S, false, false, false>, step_loop<T, S, true, false, false>,
-           step_loop<T, S, false, true, false>, step_loop<T, S, true, true, false>,
-           step_loop<T, S, false, false, true>, step_loop<T, S, true, false, true>,
-           step_loop<T, S, false, true, true>, step_loop<T, S, true, true, true>},
-          check_loop<T, S>};
+  return each<T, S>(std::make_integer_sequence<int, KINDS>());
 }
 const Loops LOOPS[] = {loops<Plain<float>, float>(), loops<Plain<double>, double>(), loops<Half, float>(),
                        loops<BFloat16, float>()};
@@ -145,8 +148,9 @@ struct Piece {
 int64_t run(const std::vector<Row>& rows, int threads, bool checking) {
   const auto one = [checking](const Row& row, int64_t begin, int64_t end) -> int64_t {
     const Loops& loops = LOOPS[row.view[P].dtype];
-    if (checking) return row.flags & ERROR ? visit(row, loops.check, begin, end, false) : 0;
-    return visit(row, loops.step[row.flags & 7], begin, end, true);
+    const int kind = row.flags & (KINDS - 1);
+    if (checking) return row.flags & ERROR ? visit(row, loops.check[kind], begin, end, false) : 0;
+    return visit(row, loops.step[kind], begin, end, true);
   };
   int64_t elements = 0, result = 0;
   for (const Row& row : rows) elements += row.count;

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.rule import Rule, update
+from rmsprop.rule import Rule, update, usable
 
 #: Scalars of a group as bytes, or a function of the step number that returns them.
 Scalars = bytes | Callable[[int], bytes]
@@ -19,7 +19,8 @@ Group = tuple[Scalars, int, list[Any], list[Any], list[dict[str, Any]], list[str
 
 _NAMES = tuple(Rule().scalars(1))
 _DOUBLES = Struct(f"{len(_NAMES)}d")
-_CENTERED, _MOMENTUM, _SKIP, _ERROR = 1, 2, 4, 8
+_FLAGS = {"centered": 1, "momentum": 2, "skip": 4, "decay": 8}
+_ERROR = 16
 #: Elements NumPy handles at a time, so that its temporaries stay in cache (whole arrays are four times slower).
 _BLOCK = 1 << 14
 
@@ -57,8 +58,7 @@ def overlapping(strides: Sequence[int], shape: Sequence[int], itemsize: int) -> 
 
 def coefficients(rule: Rule) -> tuple[Scalars, int]:
     """The first two entries of a `Group`."""
-    flags = _CENTERED * rule.centered | _MOMENTUM * (rule.momentum > 0)
-    flags |= _SKIP * (rule.nonfinite == "skip") | _ERROR * (rule.nonfinite == "error")
+    flags = sum(_FLAGS[name] for name, on in rule.flags().items() if on) | _ERROR * (rule.nonfinite == "error")
 
     def packed(t: int) -> bytes:
         return _DOUBLES.pack(*rule.scalars(t).values())
@@ -89,7 +89,7 @@ def _blocked(groups: list[Group]) -> int:
     ]
     with np.errstate(all="ignore"):
         for p, g, _, scalars, flags, name in rows:
-            if flags & _ERROR and not _usable(p, g, scalars):
+            if flags & _ERROR and not _usable(p, g, scalars, bool(flags & _FLAGS["decay"])):
                 raise FloatingPointError(f"{name}: its gradient, squared, is not finite")
         skipped = sum(_update(*row[:-1]) for row in rows)
     for _, _, state, *_ in rows:
@@ -110,23 +110,20 @@ def _blocks(arrays: list[np.ndarray], writable: int, dtype: np.dtype) -> np.ndit
     return np.nditer(arrays, ["external_loop", "buffered", "zerosize_ok"], **order)  # type: ignore[call-overload, no-any-return]
 
 
-def _usable(p: np.ndarray, g: np.ndarray, k: dict[str, float]) -> bool:
+def _usable(p: np.ndarray, g: np.ndarray, k: dict[str, float], decay: bool) -> bool:
     dtype = np.promote_types(p.dtype, np.float32)
+    largest = float(np.finfo(dtype).max)
     with _blocks([p, g], 0, dtype) as blocks:
-        for x, y in blocks:
-            h = k["sign"] * y + k["coupled"] * x
-            if not (h * h <= np.finfo(dtype).max).all():
-                return False
-    return True
+        return all(usable(x, y, k["sign"], k["coupled"], largest, decay).all() for x, y in blocks)
 
 
 def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[str, float], flags: int) -> int:
-    centered, momentum, skip = (bool(flags & f) for f in (_CENTERED, _MOMENTUM, _SKIP))
-    slots = Rule(centered=centered, momentum=k["mu"]).slots()
+    choices = {name: bool(flags & bit) for name, bit in _FLAGS.items()}
+    slots = Rule(centered=choices["centered"], momentum=k["mu"]).slots()
     dtype = np.promote_types(p.dtype, np.float32)
     finfo = np.finfo(dtype)
-    given: dict[str, Any] = {**k, "tiny": float(finfo.tiny), "largest": float(finfo.max)}
-    given |= {"centered": centered, "momentum": momentum, "skip": skip, "sqrt": np.sqrt, "where": np.where}
+    given: dict[str, Any] = {**k, **choices, "tiny": float(finfo.tiny), "largest": float(finfo.max)}
+    given |= {"sqrt": np.sqrt, "where": np.where}
     skipped = 0
     with _blocks([p, *(state[name] for name in slots.values()), g], len(slots) + 1, dtype) as blocks:
         for x, *kept, y in blocks:
@@ -137,5 +134,5 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
             for letter, value in zip("vmb", new[2:5], strict=True):
                 if letter in now:
                     now[letter][...] = value
-            skipped += int(np.count_nonzero(~new[5])) if skip else 0
+            skipped += int(np.count_nonzero(~new[5])) if choices["skip"] else 0
     return skipped

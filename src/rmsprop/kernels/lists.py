@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmsprop.rule import Rule, update
+from rmsprop.rule import Rule, update, usable
 
 
 class _Each:
@@ -75,9 +75,9 @@ def step(rule: Rule, t: int, params: list[Tensor], grads: list[Tensor], states: 
     return sum(int((~used).sum()) for used in new[5].of) if rule.nonfinite == "skip" else 0
 
 
-def usable(rule: Rule, p: Tensor, g: Tensor) -> bool:
+def is_usable(rule: Rule, p: Tensor, g: Tensor) -> bool:
     """Whether `nonfinite="error"` lets this gradient pass."""
     k = rule.scalars(1)
     dtype = torch.promote_types(p.dtype, torch.float32)
-    g = k["sign"] * g.to(dtype) + k["coupled"] * p.to(dtype)
-    return bool(torch.isfinite(g * g).all())
+    passing = usable(p.to(dtype), g.to(dtype), k["sign"], k["coupled"], torch.finfo(dtype).max, rule.weight_decay > 0)
+    return bool(passing.all())

@@ -91,7 +91,7 @@ inline S flush(S x) {
 }
 
 // The number of entries left alone. P: storage of p and g; S: dtype of the state and of the arithmetic.
-template <class P, class S, bool CENTERED, bool MOMENTUM, bool SKIP>
+template <class P, class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY>
 int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n, const Scalars<S> k) {
   using State = Plain<S>;
   const S inf = std::numeric_limits<S>::infinity(), tiny = std::numeric_limits<S>::min(),
@@ -102,8 +102,9 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
     const S p = P::template decode<S>(read<P>(pa, i));
     const S v = read<State>(va, i);
     S g = P::template decode<S>(read<P>(ga, i));
-    S m = 0, m1 = 0, b = 0, b1 = 0, v1, step;
-    g = k.sign * g + k.coupled * p;
+    S m = 0, m1 = 0, b = 0, b1 = 0, v1, step, p1;
+    g = k.sign * g;
+    if (DECAY) g = g + k.coupled * p;
     if (CENTERED) {
       m = read<State>(ma, i);
       const S gap = g - m;
@@ -130,7 +131,10 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
     } else {
       step = k.c3 * u;
     }
-    S p1 = p - k.decoupled * p - step;
+    if (DECAY)
+      p1 = p - k.decoupled * p - step;
+    else
+      p1 = p - step;
     p1 = p1 > k.clip_weights ? k.clip_weights : p1;
     p1 = p1 < -k.clip_weights ? -k.clip_weights : p1;
     if (SKIP) {
@@ -150,13 +154,14 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
 }
 
 // Whether any entry of g is one that nonfinite="error" refuses.
-template <class P, class S>
+template <class P, class S, bool DECAY>
 bool unusable(const char* pa, const char* ga, int64_t n, const Scalars<S> k) {
   int32_t bad = 0;
   for (int64_t i = 0; i < n; ++i) {
     const S p = P::template decode<S>(read<P>(pa, i));
     S g = P::template decode<S>(read<P>(ga, i));
-    g = k.sign * g + k.coupled * p;
+    g = k.sign * g;
+    if (DECAY) g = g + k.coupled * p;
     bad |= !(g * g <= std::numeric_limits<S>::max());
   }
   return bad;

@@ -188,7 +188,7 @@ class RMSprop(Optimizer):
             for k, (row, here) in enumerate(zip(rows, native, strict=True)):
                 if here:
                     continue
-                if rule.nonfinite == "error" and not lists.usable(rule, row[0], row[1]):
+                if rule.nonfinite == "error" and not lists.is_usable(rule, row[0], row[1]):
                     raise FloatingPointError(f"a gradient of group {i}, squared, is not finite")
                 alone = k if group["foreach"] is False else None
                 for_lists[i, row[0].dtype, row[0].device, int(row[2]["step"]), alone].append(row)

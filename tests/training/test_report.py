@@ -1,0 +1,107 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rmsprop
+from rmsprop import DIALECTS, Rule
+from rmsprop.training.report import formula, render
+from rmsprop.training.result import summary
+
+n = 80
+rng = np.random.default_rng(0)
+A = rng.normal(size=n)
+EVIL = "<script>alert('$x$')</script>"
+
+
+class Page(HTMLParser):
+    """The tags of a page, every attribute that could fetch something, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.text, self.open = [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
+        self.open += [tag] * (tag not in ("meta", "br"))
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text += f" {text}"
+
+
+def page_of(target, **options):
+    frame = pd.DataFrame({EVIL: A, "city": rng.choice(["Ulm & Bonn", None], n)})
+    model = rmsprop.fit(frame, pd.Series(target, name=f"y {EVIL}"), epochs=3, hidden=(4,), **options)
+    text = render(model)
+    return model, text, Page(text)
+
+
+@pytest.mark.parametrize("target", [A, np.where(A > 0, EVIL, "b & c")], ids=["regression", "classification"])
+def test_self_contained_escaped_and_well_formed(target):
+    _, text, page = page_of(target)
+    assert page.open == []
+    assert page.tags.count("svg") == (3 if target is A else 2)
+    assert "script" not in page.tags
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.findall(r"@import|url\((?!#)", text)
+    ids = re.findall(r' id="([^"]+)"', text)
+    used = {link[1:] for link in page.links}
+    assert used <= set(ids)
+    assert EVIL in page.text
+    assert not re.search("#0[1-4]0[1-4]0[1-4]", text)  # every stand-in has become a colour of the page
+
+
+def test_it_says_what_the_run_was():
+    model, _, page = page_of(np.where(A > 0, "plus", "minus"), dialect="graves", seed=11)
+    text = " ".join(page.text.split())
+    for part in (
+        "64 to train on, 16 held out",
+        "each class in proportion",
+        "never trained on",
+        "1 of numbers, 1 of texts",
+    ):
+        assert part in text
+    for part in ("dialect graves", "lr 0.0001", "β (beta) 0.95", "μ (momentum) 0.9", "seed 11", "torch 2."):
+        assert part in text
+    assert f"{100 * model.result['test_score']:.2f}%" in text
+    confusion = np.array(model.result["confusion"])
+    assert confusion.sum() == 16
+    assert confusion.trace() / 16 == model.result["test_score"]
+
+
+def test_many_classes_get_a_list_instead_of_a_table():
+    target = np.array([f"class {i}" for i in range(40)] * 4)
+    model = rmsprop.fit({"a": rng.normal(size=160)}, target, epochs=1, hidden=(4,), test_size=0.5)
+    assert model.result["confusion"] is None
+    assert "the classes most often missed" in render(model)
+
+
+def test_formulas():
+    assert formula(Rule()) == ["v ← β v + (1 − β) g²", "u = g / √(v + ε)", "w ← w − lr u"]
+    assert "u = g / (√v + ε)" in formula(DIALECTS["torch"].rule)
+    assert formula(DIALECTS["graves"].rule)[-2:] == ["b ← μ b + lr u", "w ← w − b"]
+    assert "u = g / max(√v̂, ε)" in formula(DIALECTS["heavyball"].rule)
+    assert "u ← u limited to ±1.0" in formula(Rule(clip=1))
+    assert len({tuple(formula(row.rule)) for row in DIALECTS.values()}) >= 6
+
+
+def test_the_closing_table(tmp_path):
+    model, _, _ = page_of(np.where(A > 0, "plus", "minus"), init="zeros", out=tmp_path / "run")
+    lines = summary(model).splitlines()
+    assert lines[0].startswith("test accuracy     ")
+    assert "of 16 held-out rows" in lines[0]
+    assert "always the most frequent class" in lines[0]
+    assert "torch.optim.RMSprop's" in lines[2]
+    assert str(tmp_path / "run") in lines[3]
+    assert lines[4].startswith("init=zeros: every hidden unit computes the same")
