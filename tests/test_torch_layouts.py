@@ -63,7 +63,7 @@ def plain(x):
     return x.to(torch.float64, copy=True).contiguous().numpy()
 
 
-def check(make, p_layout, g_layout, dtype, steps=3):
+def check(make, p_layout, g_layout, dtype, steps=2):
     rng = np.random.default_rng(0)
     shape = p_layout[1](torch.empty(p_layout[0])).shape
     start = random(shape, dtype, rng)

@@ -112,13 +112,12 @@ def test_other_refusals(make):
 
 
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
-def test_parameter_listed_twice_is_refused(make):
-    """torch warns and steps twice; two rows of one call would read and write the same numbers."""
-    p = parameter()
-    with pytest.raises(ValueError, match="param"):
-        make([p, p])
-    optimizer = make([p])
-    q = parameter()
-    with pytest.raises(ValueError, match="param"):
-        optimizer.add_param_group({"params": [q, q]})
-    assert len(optimizer.param_groups) == 1
+def test_parameter_listed_twice_warns_and_is_stepped_once(make):
+    """torch warns, and steps twice."""
+    p, alone = parameter(), parameter()
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer = make([p, p])
+    optimizer.step()
+    make([alone]).step()
+    assert p.tolist() == alone.tolist()
+    assert optimizer.state[p]["step"] == 1

@@ -115,10 +115,12 @@ def test_centered_torch_turns_to_nan_on_a_constant_gradient():
 
 def test_centered_stays_finite_on_a_constant_gradient(make):
     optimizer = make([torch.nn.Parameter(torch.zeros(256))], centered=True)
-    p = with_a_constant_gradient(optimizer, 3000 if optimizer.defaults["foreach"] is None and cpu.native else 1300)
+    steps = 3000 if optimizer.defaults["foreach"] is None and cpu.native else 1300
+    p = with_a_constant_gradient(optimizer, steps)
     assert torch.isfinite(p).all()
-    (state,) = optimizer.state.values()
-    assert ((state["variance"] >= 0) & (state["variance"] < 1e-5)).all()
+    ((g, state),) = ((q.grad, entry) for q, entry in optimizer.state.items())
+    assert (state["variance"] >= 0).all()
+    np.testing.assert_allclose(state["variance"], g**2 * 0.99**steps * (1 - 0.99**steps), 1e-2, 1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -180,7 +182,7 @@ def test_nonfinite_propagates_as_torch_does(make):
 
 
 def test_two_optimizers_in_two_threads(make):
-    x = torch.linspace(-1, 1, 1 << 20)
+    x = torch.linspace(-1, 1, 1 << 18)
     pairs = []
     for _ in range(3):
         p = torch.nn.Parameter(x.clone())
@@ -206,7 +208,7 @@ FORK = """
 import os, torch
 from rmsprop.torch import RMSprop
 torch.set_num_threads(2)
-p = torch.nn.Parameter(torch.ones(1 << 21))
+p = torch.nn.Parameter(torch.ones(1 << 20))
 p.grad = p.detach().clone()
 optimizer = RMSprop([p])
 optimizer.step()
@@ -221,3 +223,17 @@ assert optimizer.state[p]["step"] == 1
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_fork_after_a_threaded_step():
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
+
+
+def test_threads_take_turns(make):
+    """torch's own optimizers give a different result every time."""
+    p = torch.nn.Parameter(torch.zeros(20_000))
+    p.grad = torch.ones(20_000)
+    optimizer = make([p], momentum=0.9)
+    threads = [threading.Thread(target=lambda: [optimizer.step() for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert optimizer.state[p]["step"] == 80
+    assert p.min() == p.max()

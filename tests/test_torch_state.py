@@ -182,12 +182,8 @@ def test_loaded_groups_and_options_torch_does_not_know(make):
     params = advance(peer, 0, 2)
     ours, _ = moved_to(make, peer, params, {"dialect": "keras"})
     group = ours.param_groups[0]
-    assert (group["lr"], group["alpha"], group["epsilon_mode"], group["decoupled_weight_decay"]) == (
-        0.3,
-        0.5,
-        "outside",
-        False,
-    )
+    loaded = {"lr": 0.3, "alpha": 0.5, "epsilon_mode": "outside", "decoupled_weight_decay": False}
+    assert group.items() >= loaded.items()
     dialect, _ = moved_to(make, make(model(), dialect="keras"), params, {})
     assert dialect.param_groups[0]["epsilon_mode"] == "inside"
 

@@ -1,7 +1,7 @@
 """`RMSprop` for PyTorch."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -10,13 +10,13 @@ from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 
 from rmsprop.dialects import Default
-from rmsprop.kernels import cpu, lists
+from rmsprop.kernels import cpu
+from rmsprop.torch import mixed
 from rmsprop.torch.plan import Known, Plan, check, defaults
-from rmsprop.torch.state import State, dtype, is_slot, real, settled, square_avg
+from rmsprop.torch.state import dtype, is_slot, settled, square_avg
 
 _SWITCHES = {"capturable": False, "foreach": None, "differentiable": False}
 _LR, _ALPHA, _EPS, _ZERO, _FALSE = Default(1e-2), Default(0.99), Default(1e-8), Default(0), Default(False)
-Row = tuple[Tensor, Tensor, State]
 
 
 class RMSprop(Optimizer):
@@ -91,37 +91,31 @@ class RMSprop(Optimizer):
         clip_weights: float | None = None,
         nonfinite: str | None = None,
     ) -> None:
-        given = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "maximize": maximize,
+        options = defaults(dialect)
+        given = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+        given |= {"centered": centered, "maximize": maximize}
+        ours: dict[str, Any] = {
             "nesterov": nesterov,
             "momentum_form": momentum_form,
             "bias_correction": bias_correction,
-            "epsilon_mode": epsilon_mode,
-            "initial_square": initial_square,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "variance_floor": variance_floor,
-            "clip": clip,
-            "clip_weights": clip_weights,
-            "nonfinite": nonfinite,
         }
-        options = defaults(dialect)
-        options |= {k: v for k, v in given.items() if v is not None and not isinstance(v, Default)}
+        ours |= {"epsilon_mode": epsilon_mode, "initial_square": initial_square, "variance_floor": variance_floor}
+        ours |= {"decoupled_weight_decay": decoupled_weight_decay, "clip": clip, "clip_weights": clip_weights}
+        options |= {name: value for name, value in given.items() if not isinstance(value, Default)}
+        options |= {name: value for name, value in ours.items() if value is not None}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
         self.skipped = 0
         self._rules: dict[int, Known] = {}
+        self._turn = Lock()
         super().__init__(params, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch does; its options are checked before it is taken."""
         check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
+        group = self.param_groups[-1]
+        group["params"] = list(dict.fromkeys(group["params"]))  # torch has warned; one step each is what is meant
+        for p in group["params"]:
             if p.is_neg() or p.is_conj():
                 del self.param_groups[-1]
                 raise ValueError("params: a lazily negated or conjugated tensor cannot be updated in place; clone it")
@@ -135,6 +129,7 @@ class RMSprop(Optimizer):
         super().__setstate__(state)
         self._rules = {}
         self.__dict__.setdefault("skipped", 0)
+        self.__dict__.setdefault("_turn", Lock())
         neutral = defaults("torch") | _SWITCHES
         for group in self.param_groups:
             for name, value in neutral.items():
@@ -142,6 +137,8 @@ class RMSprop(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; everything is checked before the first write.
+
+        Threads that step the same optimizer take turns.
 
         Args:
             closure: evaluates the model again and returns the loss.
@@ -157,10 +154,11 @@ class RMSprop(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plan = Plan(self)
-        self.skipped += self._step(plan)
-        self.state.update(plan.created)
-        self._rules.update(plan.rules)
+        with self._turn:
+            plan = Plan(self)
+            self.skipped += self._step(plan)
+            self.state.update(plan.created)
+            self._rules.update(plan.rules)
         for _, _, params, grads, _, _ in plan.work:
             increment_version([p for p, g in zip(params, grads, strict=True) if g is not None])
         return loss
@@ -172,32 +170,7 @@ class RMSprop(Optimizer):
                 return cpu.step(plan.work, torch.get_num_threads())
             except (TypeError, RuntimeError, BufferError):  # not all of it is for the kernel: other devices, complex
                 pass
-        return self._sorted_step(plan)
-
-    @torch.no_grad()
-    def _sorted_step(self, plan: Plan) -> int:
-        """The step for tensors of all kinds: what the kernel can take goes there, the rest to lists of tensors."""
-        for_kernel: list[cpu.Group] = []
-        for_lists: dict[Any, list[Row]] = defaultdict(list)
-        for i, (group, (scalars, flags, *_)) in enumerate(zip(self.param_groups, plan.work, strict=True)):
-            rows, rule = _rows(plan.work[i], i), plan.known[i].rule
-            native = [x[0].device.type == "cpu" and cpu.native is not None and not group["foreach"] for x in rows]
-            taken = [row for row, here in zip(rows, native, strict=True) if here]
-            params, grads, states = [r[0] for r in taken], [r[1] for r in taken], [r[2] for r in taken]
-            for_kernel.append((scalars, flags, params, grads, states, None))
-            for k, (row, here) in enumerate(zip(rows, native, strict=True)):
-                if here:
-                    continue
-                if rule.nonfinite == "error" and not lists.is_usable(rule, row[0], row[1]):
-                    raise FloatingPointError(f"a gradient of group {i}, squared, is not finite")
-                alone = k if group["foreach"] is False else None
-                for_lists[i, row[0].dtype, row[0].device, int(row[2]["step"]), alone].append(row)
-        skipped = cpu.step(for_kernel, torch.get_num_threads()) if cpu.native is not None else 0
-        for (i, _, _, t, _), rows in for_lists.items():
-            params, grads, states = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
-            skipped += lists.step(plan.known[i].rule, t + 1, params, grads, states)
-            torch._foreach_add_([state["step"] for state in states], 1)
-        return skipped
+        return mixed.step(self.param_groups, plan)
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
@@ -211,48 +184,23 @@ class RMSprop(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a `state_dict` of this optimizer or of `torch.optim.RMSprop`; the state keeps its dtype."""
         final: list[dict[str, Any]] = []
-        last = self.register_load_state_dict_pre_hook(lambda _, given: final.append(given))
+        hooks = [  # after the caller's hooks that change what is loaded, before those that look at the result
+            self.register_load_state_dict_pre_hook(lambda _, given: final.append(given)),
+            self.register_load_state_dict_post_hook(lambda _: self._restore(final[0]), prepend=True),
+        ]
         try:
             super().load_state_dict(state_dict)
         finally:
-            last.remove()
-        indices = iter([i for group in final[0]["param_groups"] for i in group["params"]])
+            for hook in hooks:
+                hook.remove()
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Puts the saved numbers in their own precision where torch has cast them to the parameter's."""
+        indices = iter([i for group in saved["param_groups"] for i in group["params"]])
         for group in self.param_groups:
             for p in group["params"]:
-                saved = final[0]["state"].get(next(indices), {})
-                if self.state.get(p):  # torch has cast it to the parameter's dtype
-                    exact = {k: v.to(p.device, dtype(p), copy=True) for k, v in saved.items() if is_slot(k, v)}
+                entry = saved["state"].get(next(indices), {})
+                if self.state.get(p):
+                    exact = {k: v.to(p.device, dtype(p), copy=True) for k, v in entry.items() if is_slot(k, v)}
                     step = torch.as_tensor(self.state[p].get("step", 0), dtype=torch.float32)
                     self.state[p] = settled({**self.state[p], **exact, "step": step}, group["centered"])
-
-
-def _rows(group: cpu.Group, number: int) -> list[Row]:
-    """The parameters of a group that have a gradient, with it and their state, as real tensors that fit."""
-    _, _, params, grads, states, names = group
-    rows = []
-    for k, (p, g, state) in enumerate(zip(params, grads, states, strict=True)):
-        if g is None:
-            continue
-        name = names[k] if names else f"parameter {k} of group {number}"
-        _check_row(name, p, g, state)
-        slots = {key: real(value) if is_slot(key, value) else value for key, value in state.items()}
-        rows.append((real(p), real(g.resolve_conj()), slots))
-    return rows
-
-
-def _check_row(name: str, p: Tensor, g: Tensor, state: State) -> None:
-    if g.layout != torch.strided:
-        raise RuntimeError(f"{name}: RMSprop does not support sparse gradients")
-    if cpu.overlapping(p.stride(), p.shape, 1):
-        raise ValueError(f"{name}: several elements of the parameter share memory")
-    if g.shape != p.shape or g.dtype != p.dtype or g.device != p.device:
-        raise ValueError(
-            f"{name}: its gradient is {g.dtype} of shape {tuple(g.shape)} on {g.device}, "
-            f"expected {p.dtype} of shape {tuple(p.shape)} on {p.device}"
-        )
-    for key, value in state.items():
-        if is_slot(key, value) and (value.shape != p.shape or value.device != p.device or value.dtype != dtype(p)):
-            raise ValueError(
-                f"{name}: its {key} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
-                f"expected {dtype(p)} of shape {tuple(p.shape)} on {p.device}"
-            )

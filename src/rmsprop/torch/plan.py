@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: How torch calls what the rule calls otherwise.
 _TORCH_NAMES = {"beta": "alpha", "epsilon": "eps"}
-_MESSAGE_NAMES = {"lr": "learning rate", "beta": "alpha"}
+_MESSAGE_NAMES = {"lr": "learning rate", "beta": "alpha value"}
 _FIELDS = tuple(name for name in Rule.__dataclass_fields__ if name != "decay_mode")
 _KEYS = (*(_TORCH_NAMES.get(name, name) for name in _FIELDS), "decoupled_weight_decay")
 _MISSING = ("capturable", "differentiable")
@@ -106,6 +106,6 @@ def _known(values: tuple[Any, ...]) -> Known:
             raise OptionError(tensor, options[tensor], "a number; only lr may be a tensor")
         rule = Rule(**options, decay_mode="decoupled" if decoupled else "coupled")
     except OptionError as error:
-        name = _MESSAGE_NAMES.get(error.name, error.name)
-        raise ValueError(f"Invalid {name} value: {error.value!r}: expected {error.allowed}") from None
+        name = _MESSAGE_NAMES.get(error.name, f"{error.name} value")
+        raise ValueError(f"Invalid {name}: {error.value!r}: expected {error.allowed}") from None
     return Known(values, rule, *cpu.coefficients(rule))

@@ -18,7 +18,7 @@ def fresh(p: Tensor, rule: Rule, state: State) -> State:
     slots = rule.slots()
     if state and all(name in state for name in slots.values()):
         return state
-    entry = settled({"step": torch.zeros((), dtype=torch.float32), **state}, rule.centered)
+    entry = settled({"step": torch.zeros((), dtype=torch.float32, device="cpu"), **state}, rule.centered)
     for letter, name in slots.items():
         if name not in entry:
             entry[name] = torch.zeros_like(p, dtype=dtype(p), memory_format=torch.preserve_format)
