@@ -94,13 +94,10 @@ class RMSprop(Optimizer):
         options = defaults(dialect)
         given = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
         given |= {"centered": centered, "maximize": maximize}
-        ours: dict[str, Any] = {
-            "nesterov": nesterov,
-            "momentum_form": momentum_form,
-            "bias_correction": bias_correction,
-        }
+        ours: dict[str, Any] = {"nesterov": nesterov, "momentum_form": momentum_form, "nonfinite": nonfinite}
+        ours |= {"bias_correction": bias_correction, "clip": clip, "clip_weights": clip_weights}
         ours |= {"epsilon_mode": epsilon_mode, "initial_square": initial_square, "variance_floor": variance_floor}
-        ours |= {"decoupled_weight_decay": decoupled_weight_decay, "clip": clip, "clip_weights": clip_weights}
+        ours |= {"decoupled_weight_decay": decoupled_weight_decay}
         options |= {name: value for name, value in given.items() if not isinstance(value, Default)}
         options |= {name: value for name, value in ours.items() if value is not None}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
