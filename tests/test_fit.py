@@ -78,15 +78,28 @@ def test_dict_array_and_frame_are_the_same_table():
 def test_the_seed_decides_and_nothing_else_does():
     torch.manual_seed(1)
     np.random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = rmsprop.fit(X, SIGN, **QUICK)
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])
-    assert torch.get_num_threads() == before[2]
     torch.rand(3)
     same_weights(first, rmsprop.fit(X, SIGN, **QUICK))
     other = rmsprop.fit(X, SIGN, seed=1, **QUICK)
     assert not torch.equal(first.network[0].weight, other.network[0].weight)
+
+
+def test_torch_runs_on_the_runs_threads_and_gets_its_own_back(monkeypatch):
+    from rmsprop.training import job
+
+    seen, train, own = [], job.train, torch.get_num_threads()
+    monkeypatch.setattr(job, "threads_for", lambda network, rows: 3)
+    monkeypatch.setattr(job, "train", lambda *given: seen.append(torch.get_num_threads()) or train(*given))
+    try:
+        torch.set_num_threads(2)
+        model = rmsprop.fit(X, SIGN, **QUICK)
+        assert (seen, model.config["threads"], torch.get_num_threads()) == ([3], 3, 2)
+    finally:
+        torch.set_num_threads(own)
 
 
 def test_held_out_rows_are_never_trained_on():
@@ -113,6 +126,7 @@ def test_held_out_rows_are_never_trained_on():
         {"centered": True},
         {"dialect": "tf1"},
         {"batch_size": 7},
+        {"cooldown": 1.0},
         {"init": "huge"},
         {"seed": 5},
         {"test_size": 0.5},

@@ -28,6 +28,7 @@ def fit(
     momentum: float = _MOMENTUM,
     centered: bool | None = None,
     dialect: str = "tutorial",
+    cooldown: float = 0.2,
     batch_size: int = 64,
     hidden: tuple[int, ...] = (256, 128),
     init: str = "kaiming",
@@ -53,6 +54,8 @@ def fit(
         lr, beta, epsilon, momentum, centered: as in `rmsprop.Rule`; one that is given wins over the dialect's.
         epochs: passes over the training rows, at least 1.
         dialect: whose rule and defaults to use (`rmsprop.DIALECTS`); the tutorial's has epsilon inside the root.
+        cooldown: the last part of the training, 0 to 1, over which the step size falls from lr to 0: at full size the
+            weights would go on jumping about their goal. 0 keeps lr constant.
         batch_size: rows a step.
         hidden: widths of the hidden layers, at most 32 of at most 16384; () is a linear model.
         init: "kaiming", or "zeros", "huge" or "tiny" to see what goes wrong.
@@ -79,7 +82,7 @@ def fit(
     """
     options: dict[str, Any] = {"lr": lr, "beta": beta, "epsilon": epsilon, "momentum": momentum, "centered": centered}
     options |= {"dialect": dialect, "epochs": epochs, "batch_size": batch_size, "hidden": hidden, "init": init}
-    options |= {"seed": seed, "test_size": test_size, "task": task, "drop": drop}
+    options |= {"cooldown": cooldown, "seed": seed, "test_size": test_size, "task": task, "drop": drop}
     job = _part("job")
     if resume is None:
         places = None if out is None else [Path(out)]

@@ -76,14 +76,16 @@ def test_each_run_gets_a_fresh_folder_and_quiet_prints_only_it(folder, capsys):
 
 
 def test_the_options_reach_the_run(folder):
-    options = "--lr 0.01 --beta 0.8 --epsilon 1e-4 --momentum 0.3 --centered --dialect keras --epochs 2 --batch-size 9"
-    options += " --hidden 7,5 --init tiny --seed 4 --test-size 0.3 --task classification --drop city --drop b"
+    options = "--lr 0.01 --beta 0.8 --epsilon 1e-4 --momentum 0.3 --centered --dialect keras --epochs 2 --cooldown 0.5"
+    options += " --batch-size 9 --hidden 7,5 --init tiny --seed 4 --test-size 0.3 --task classification"
+    options += " --drop city --drop b"
     assert main(["train", "table.csv", "--target", "sign", *options.split(), "--out", "deep/er/run", "-q"]) == 0
     settings = rmsprop.Model.load("deep/er/run").config["settings"]
     rule = {"lr": 0.01, "beta": 0.8, "epsilon": 1e-4, "momentum": 0.3, "centered": True}
     assert settings.pop("rule") == _plain(rmsprop.dialect("keras", **rule))
     expected = {"dialect": "keras", "epochs": 2, "batch_size": 9, "hidden": [7, 5], "init": "tiny", "seed": 4}
-    assert settings == expected | {"test_size": 0.3, "task": "classification", "drop": ["city", "b"]}
+    expected |= {"test_size": 0.3, "task": "classification", "drop": ["city", "b"], "cooldown": 0.5}
+    assert settings == expected
 
 
 def _plain(rule):

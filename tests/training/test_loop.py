@@ -82,6 +82,23 @@ def test_a_batch_is_what_the_rule_says():
     assert state.history[0]["train_loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("cooldown", "expected"),
+    [(0, [1] * 6), (0.5, [1, 1, 1, 1, 2 / 3, 1 / 3]), (1, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])],
+)
+def test_the_step_size_falls_to_0_over_the_cooldown(cooldown, expected):
+    state, settings = fresh(cooldown=cooldown, epochs=2)
+    seen, step = [], state.optimizer.step
+
+    def spy():
+        seen.append(state.optimizer.param_groups[0]["lr"])
+        step()
+
+    state.optimizer.step = spy
+    train(state, DATA, settings, never)
+    np.testing.assert_allclose(seen, 0.001 * np.array(expected), rtol=1e-12)
+
+
 def test_every_row_is_seen_once_an_epoch_in_another_order_each_time():
     seen = []
 

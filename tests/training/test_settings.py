@@ -41,6 +41,8 @@ def test_settings_survive_json():
         ("centered", 2, "True or False"),
         ("dialect", "torhc", "did you mean 'torch'"),
         ("epochs", 0, "from 1 to 1000000"),
+        ("cooldown", -0.1, "from 0 to 1"),
+        ("cooldown", 1.5, "from 0 to 1"),
         ("epochs", 2.5, "whole number"),
         ("epochs", True, "whole number"),
         ("batch_size", 0, "from 1"),

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (BrokenPipeError, SystemExit):  # `rmsprop ... | head`: nobody listens; click makes it an exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         code, message = _explained(error)
         print(f"rmsprop: {' '.join(message.split())}", file=sys.stderr)
     return code if isinstance(code, int) else 0
@@ -78,15 +78,15 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**options)
         except KeyboardInterrupt as error:
-            raise _StoppedError(str(error) or "interrupted") from error
+            raise _StoppedError(str(error)) from error
 
     return run
 
 
-def _explained(error: Exception) -> tuple[int, str]:
+def _explained(error: BaseException) -> tuple[int, str]:
     """(exit code, message) of an error."""
-    if isinstance(error, _StoppedError):
-        return INTERRUPTED, str(error)
+    if isinstance(error, (_StoppedError, KeyboardInterrupt)):
+        return INTERRUPTED, str(error) or "interrupted"
     if isinstance(error, FloatingPointError):
         return DIVERGED, str(error)
     if isinstance(error, ModuleNotFoundError):

@@ -30,6 +30,7 @@ def train(
     centered: Annotated[bool | None, typer.Option(help="Divide by the standard deviation. Default: no.")] = None,
     dialect: Annotated[str | None, _option("dialect", "Whose RMSprop: torch, keras, optax, ...", "NAME")] = None,
     epochs: Annotated[int | None, _option("epochs", "Passes over the training rows.", "N")] = None,
+    cooldown: Annotated[float | None, _option("cooldown", "Last part, over which lr falls to 0.", "NUMBER")] = None,
     batch_size: Annotated[int | None, _option("batch_size", "Rows a step.", "N")] = None,
     hidden: Annotated[str | None, _option("hidden", "Widths of the hidden layers, or none.", "N,N,...")] = None,
     init: Annotated[str | None, _option("init", "kaiming; or see what zeros, huge, tiny do.", "NAME")] = None,

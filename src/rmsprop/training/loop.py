@@ -62,11 +62,19 @@ def train(state: State, data: Data, settings: Settings, tick: Callable[[State], 
         order = torch.randperm(len(data.x), generator=stream(settings.seed, f"epoch {epoch}"))
         batches = torch.split(order, settings.batch_size)
         for rows in batches[state.batch :]:
+            _cool(state.optimizer, settings, (epoch - 1 + state.batch / len(batches)) / settings.epochs)
             _step(state, data.x[rows], data.y[rows], f"epoch {epoch}, batch {state.batch + 1}")
             if state.batch < len(batches):
                 tick(state)
         _close_epoch(state, data, epoch)
         tick(state)
+
+
+def _cool(optimizer: torch.optim.Optimizer, settings: Settings, done: float) -> None:
+    """Let the step size fall to 0 over the last part; `done` is the part of the training that is over."""
+    if done > 1 - settings.cooldown:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rule.lr * (1 - done) / settings.cooldown
 
 
 def _step(state: State, x: torch.Tensor, y: torch.Tensor, where: str) -> None:

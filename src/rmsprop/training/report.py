@@ -107,6 +107,7 @@ def _facts(model: Model, settings: Settings) -> dict[str, dict[str, Any]]:
             **{name: f"{value:g}" for name, value in numbers.items()},
             "v starts at": f"{rule.initial_square:g}" if rule.initial_square else "",
             "epochs": len(model.history),
+            "cooldown": f"lr falls to 0 over the last {settings.cooldown:.0%}" if settings.cooldown else "none",
             "rows a step": settings.batch_size,
             "seed": settings.seed,
         },

@@ -28,6 +28,7 @@ class Settings:
     rule: Rule
     dialect: str
     epochs: int
+    cooldown: float
     batch_size: int
     hidden: tuple[int, ...]
     init: str
@@ -46,9 +47,10 @@ class Settings:
         _one_of("init", self.init, INITS)
         if self.task is not None:
             _one_of("task", self.task, TASKS)
-        size = self.test_size
-        if not isinstance(size, Real) or isinstance(size, bool) or not 0 < size < 1:
-            raise ValueError(f"test_size={size!r}: expected a number between 0 and 1, the part of the rows held out")
+        if not _real(self.cooldown) or not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown={self.cooldown!r}: expected a number from 0 to 1, the part of the training")
+        if not _real(self.test_size) or not 0 < self.test_size < 1:
+            raise ValueError(f"test_size={self.test_size!r}: expected a number between 0 and 1, the part of the rows")
 
     @classmethod
     def of(cls, **options: Any) -> "Settings":
@@ -64,7 +66,7 @@ class Settings:
         except TypeError:
             hidden = (hidden,)  # one width stands for one layer
         drop = (drop,) if isinstance(drop, str) else tuple(str(name) for name in drop)
-        names = ("dialect", "epochs", "batch_size", "init", "seed", "test_size", "task")
+        names = ("dialect", "epochs", "cooldown", "batch_size", "init", "seed", "test_size", "task")
         rest = {name: options[name] for name in names}
         return cls(rule=dialect(options["dialect"], **given), hidden=hidden, drop=drop, **rest)
 
@@ -77,6 +79,10 @@ class Settings:
         """The settings that `as_json` wrote."""
         lists = {name: tuple(values[name]) for name in ("hidden", "drop")}
         return cls(**{**values, **lists, "rule": Rule(**values["rule"])})
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
