@@ -3,7 +3,8 @@
     python benchmarks/speed.py             # everything; compiling torch's step for 1,000 tensors takes minutes
     python benchmarks/speed.py --no-compile --rounds 5
 
-Contenders take turns, so that a drift of the machine's speed meets all of them alike; each figure is a median.
+Contenders take turns of a few steps, so that a drift of the machine's speed meets all of them alike; each figure is a
+median. The last table has the step as training meets it, between a forward and a backward pass.
 Ratios are against the faster of torch.optim.RMSprop's loop and foreach. Quote them from a quiet machine only.
 """
 
@@ -65,17 +66,18 @@ def compiled(shapes: Shapes, options: dict) -> Callable[[], object]:
     return torch.compile(optimizer.step, fullgraph=False)
 
 
-def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each step."""
+def interleaved(steps: dict[str, Callable[[], object]], rounds: int, turn: int = 1) -> dict[str, float]:
+    """Median seconds of each step, in rounds of turns of some steps each."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
         step()
     for _ in range(rounds):
         for name, step in steps.items():
-            start = perf_counter()
-            step()
-            times[name].append(perf_counter() - start)
+            for _ in range(turn):
+                start = perf_counter()
+                step()
+                times[name].append(perf_counter() - start)
     return {name: median(values) for name, values in times.items()}
 
 
@@ -93,7 +95,7 @@ def bare_steps(rounds: int, with_compile: bool) -> None:
             if with_compile:
                 steps["compiled"] = compiled(shapes, common)
             elements = sum(p.numel() for p in parameters(shapes))
-            took = interleaved(steps, rounds if elements > 1e6 else 20 * rounds)
+            took = interleaved(steps, rounds, turn=1 if elements > 1e6 else 20)
             ratio = min(took["loop"], took["foreach"]) / took["rmsprop"]
             names = ("loop", "foreach", "compiled", "rmsprop")
             shown = [f"{took[name] * 1e6:,.0f} µs" if name in took else "" for name in names]
@@ -156,7 +158,7 @@ def training_loop(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each, 20 times as many of short ones")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()

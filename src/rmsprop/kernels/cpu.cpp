@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20; // elements of a step that pay for starting threads
+constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements of a strided tensor gathered at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16 };
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
@@ -139,6 +140,14 @@ int64_t visit(const Row& row, Loop loop, int64_t begin, int64_t end, bool writes
   return result;
 }
 
+// Asks for the first numbers of a row, so that many small tensors do not wait for memory one after the other.
+void prefetch(const Row& row) {
+  for (int o = P; o < OPERANDS; ++o)
+    for (int64_t byte = 0; has(row, o) && byte < std::min<int64_t>(256, row.count * 4); byte += 64)
+      __builtin_prefetch(row.view[o].data + byte, o != G);
+  __builtin_prefetch(row.counter.data, 1);
+}
+
 struct Piece {
   const Row* row;
   int64_t begin, end;
@@ -155,7 +164,10 @@ int64_t run(const std::vector<Row>& rows, int threads, bool checking) {
   int64_t elements = 0, result = 0;
   for (const Row& row : rows) elements += row.count;
   if (threads < 2 || elements < WORTH_THREADS) {
-    for (const Row& row : rows) result += one(row, 0, row.count);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (i + AHEAD < rows.size()) prefetch(rows[i + AHEAD]);
+      result += one(rows[i], 0, rows[i].count);
+    }
     return result;
   }
   std::vector<Piece> pieces;

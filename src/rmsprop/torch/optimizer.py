@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from rmsprop.dialects import Default
 from rmsprop.kernels import cpu
@@ -102,7 +104,7 @@ class RMSprop(Optimizer):
         options |= {name: value for name, value in ours.items() if value is not None}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
         self.skipped = 0
-        self._rules: dict[int, Known] = {}
+        self._known: dict[int, Known] = {}
         self._turn = Lock()
         super().__init__(params, options)
 
@@ -124,7 +126,7 @@ class RMSprop(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over a pickled or loaded state; options the state does not know have torch's values."""
         super().__setstate__(state)
-        self._rules = {}
+        self._known = {}
         self.__dict__.setdefault("skipped", 0)
         self.__dict__.setdefault("_turn", Lock())
         neutral = defaults("torch") | _SWITCHES
@@ -147,6 +149,16 @@ class RMSprop(Optimizer):
             ValueError: a gradient or state that does not fit its parameter, or an option outside its range.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
         """
+        watched = (
+            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or torch.autograd._profiler_enabled()
+        )
+        watched = watched or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+        return (self._watched_step if watched else self._bare_step)(closure)
+
+    # torch wraps every `step` for hooks and profilers, which costs some 15 us: here only while there are any.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _bare_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -155,14 +167,15 @@ class RMSprop(Optimizer):
             plan = Plan(self)
             self.skipped += self._step(plan)
             self.state.update(plan.created)
-            self._rules.update(plan.rules)
-        for _, _, params, grads, _, _ in plan.work:
-            increment_version([p for p, g in zip(params, grads, strict=True) if g is not None])
+            self._known = plan.known
+        increment_version(plan.stepped)
         return loss
+
+    _watched_step = Optimizer.profile_hook_step(_bare_step)
 
     def _step(self, plan: Plan) -> int:
         """Try the kernel on everything: it checks before it writes, and that is faster than to look here first."""
-        if cpu.native is not None and not any(group["foreach"] for group in self.param_groups):
+        if cpu.native is not None and not plan.for_lists:
             try:
                 return cpu.step(plan.work, torch.get_num_threads())
             except (TypeError, RuntimeError, BufferError):  # not all of it is for the kernel: other devices, complex
