@@ -92,7 +92,7 @@ def bare_steps(rounds: int, with_compile: bool) -> None:
                 "foreach": torch.optim.RMSprop(parameters(shapes), foreach=True, **common).step,
                 "rmsprop": rmsprop.torch.RMSprop(parameters(shapes), **common, **ours).step,
             }
-            if with_compile:
+            if with_compile and not common:  # compiling 1,000 tensors takes minutes: once is enough
                 steps["compiled"] = compiled(shapes, common)
             elements = sum(p.numel() for p in parameters(shapes))
             took = interleaved(steps, rounds, turn=1 if elements > 1e6 else 20)

@@ -237,3 +237,19 @@ def test_threads_take_turns(make):
         thread.join()
     assert optimizer.state[p]["step"] == 80
     assert p.min() == p.max()
+
+
+def test_hooks_of_all_optimizers_run(make):
+    """torch's wrapper is left out of a step only while nobody listens."""
+    p, seen = parameter(), []
+    optimizer = make([p])
+    optimizer.step()
+    handles = [
+        torch.optim.optimizer.register_optimizer_step_pre_hook(lambda *_: seen.append("before")),
+        torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: seen.append("after")),
+    ]
+    optimizer.step()
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert seen == ["before", "after"]

@@ -149,9 +149,7 @@ class RMSprop(Optimizer):
             ValueError: a gradient or state that does not fit its parameter, or an option outside its range.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
         """
-        watched = (
-            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or torch.autograd._profiler_enabled()
-        )
+        watched = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or profiler._is_profiler_enabled
         watched = watched or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
         return (self._watched_step if watched else self._bare_step)(closure)
 
