@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop.kernels import cpu
 from rmsprop.torch import RMSprop
@@ -245,8 +246,8 @@ def test_hooks_of_all_optimizers_run(make):
     optimizer = make([p])
     optimizer.step()
     handles = [
-        torch.optim.optimizer.register_optimizer_step_pre_hook(lambda *_: seen.append("before")),
-        torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: seen.append("after")),
+        register_optimizer_step_pre_hook(lambda *_: seen.append("before")),
+        register_optimizer_step_post_hook(lambda *_: seen.append("after")),
     ]
     optimizer.step()
     for handle in handles:
