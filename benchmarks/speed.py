@@ -1,6 +1,7 @@
 """Times an optimizer step against torch's own, side by side in one process.
 
-    python benchmarks/speed.py             # everything; compiling torch's step for 1,000 tensors takes minutes
+    python benchmarks/speed.py
+    python benchmarks/speed.py --long-compile     # compiles torch's step for 1,000 tensors too, which takes minutes
     python benchmarks/speed.py --no-compile --rounds 5
 
 Contenders take turns of a few steps, so that a drift of the machine's speed meets all of them alike; each figure is a
@@ -81,7 +82,7 @@ def interleaved(steps: dict[str, Callable[[], object]], rounds: int, turn: int =
     return {name: median(values) for name, values in times.items()}
 
 
-def bare_steps(rounds: int, with_compile: bool) -> None:
+def bare_steps(rounds: int, with_compile: bool, long_compile: bool) -> None:
     print("\n## The step alone\n")
     print("| tensors | options | torch loop | torch foreach | torch compiled | rmsprop | ratio | target |")
     print("|---|---|---|---|---|---|---|---|")
@@ -92,10 +93,10 @@ def bare_steps(rounds: int, with_compile: bool) -> None:
                 "foreach": torch.optim.RMSprop(parameters(shapes), foreach=True, **common).step,
                 "rmsprop": rmsprop.torch.RMSprop(parameters(shapes), **common, **ours).step,
             }
-            if with_compile and not common:  # compiling 1,000 tensors takes minutes: once is enough
+            if with_compile and not common and (len(shapes) < 1000 or long_compile):
                 steps["compiled"] = compiled(shapes, common)
             elements = sum(p.numel() for p in parameters(shapes))
-            took = interleaved(steps, rounds, turn=1 if elements > 1e6 else 20)
+            took = interleaved(steps, rounds, turn=3 if elements > 1e6 else 20)
             ratio = min(took["loop"], took["foreach"]) / took["rmsprop"]
             names = ("loop", "foreach", "compiled", "rmsprop")
             shown = [f"{took[name] * 1e6:,.0f} µs" if name in took else "" for name in names]
@@ -111,7 +112,7 @@ def bandwidth(rounds: int) -> None:
         "step": rmsprop.torch.RMSprop(params).step,
         "add": lambda: [x.add_(y) for x, y in zip(a, b, strict=True)],
     }
-    took = interleaved(steps, rounds)
+    took = interleaved(steps, rounds, turn=3)
     n = sum(p.numel() for p in params)
     step, add = 20 * n / took["step"] / 1e9, 12 * n / took["add"] / 1e9
     print("\n## Memory bandwidth at 2 x 4096²\n")
@@ -161,10 +162,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--long-compile", action="store_true", help="compile the step for 1,000 tensors too: minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
-    bare_steps(arguments.rounds, not arguments.no_compile)
+    bare_steps(arguments.rounds, not arguments.no_compile, arguments.long_compile)
     bandwidth(arguments.rounds)
     training_loop(arguments.rounds)
 

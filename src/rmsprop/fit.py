@@ -5,7 +5,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmsprop.training.settings import Default, Settings
+from rmsprop.dialects import Default
+from rmsprop.training.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -43,6 +43,13 @@ int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
       at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
 }
 
+// The plain rule, a third shorter: at memory speed the processor looks that much further ahead.
+template <class T, class S>
+int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
+  if (!neutral(of(k, S()))) return step_loop<T, S, 0>(at, n, k);
+  return update<T, S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+}
+
 template <class T, class S, int FLAGS>
 int64_t check_loop(char* const* at, int64_t n, const Coefficients& k) {
   return unusable<T, S, bool(FLAGS & DECAY)>(at[P], at[G], n, of(k, S()));
@@ -53,7 +60,7 @@ struct Loops {
 };
 template <class T, class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{step_loop<T, S, FLAGS>...}, {check_loop<T, S, FLAGS>...}};
+  return {{FLAGS ? step_loop<T, S, FLAGS> : plain_loop<T, S>...}, {check_loop<T, S, FLAGS>...}};
 }
 template <class T, class S>
 constexpr Loops loops() {

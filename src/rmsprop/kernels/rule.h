@@ -90,8 +90,15 @@ inline S flush(S x) {
   return (x < tiny) & (x > -tiny) ? S(0) : x;
 }
 
+// Coefficients that do nothing in a rule without centering: the loop may leave their operations out, for the same bits.
+template <class S>
+bool neutral(const Scalars<S>& k) {
+  const S inf = std::numeric_limits<S>::infinity();
+  return k.sign == 1 && k.correction == 1 && k.floor == 0 && k.clip == inf && k.clip_weights == inf;
+}
+
 // The number of entries left alone. P: storage of p and g; S: dtype of the state and of the arithmetic.
-template <class P, class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY>
+template <class P, class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL = false>
 int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n, const Scalars<S> k) {
   using State = Plain<S>;
   const S inf = std::numeric_limits<S>::infinity(), tiny = std::numeric_limits<S>::min(),
@@ -103,7 +110,7 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
     const S v = read<State>(va, i);
     S g = P::template decode<S>(read<P>(ga, i));
     S m = 0, m1 = 0, b = 0, b1 = 0, v1, step, p1;
-    g = k.sign * g;
+    if (!NEUTRAL) g = k.sign * g;
     if (DECAY) g = g + k.coupled * p;
     if (CENTERED) {
       m = read<State>(ma, i);
@@ -114,16 +121,18 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
       v1 = k.beta * v + k.rest * g * g;
     }
     v1 = v1 < tiny ? S(0) : v1;
-    S s = v1 * k.correction;
+    S s = NEUTRAL ? v1 : v1 * k.correction;
     if (CENTERED) {
       const S least = k.variance_floor * m1 * m1;
       s = s < least ? least : s;
     }
     S d = std::sqrt(s + k.e_in) + k.e_out;
-    d = d < k.floor ? k.floor : d;
+    if (!NEUTRAL) d = d < k.floor ? k.floor : d;
     S u = g / ((g == 0) | (d == 0) ? inf : d);
-    u = u > k.clip ? k.clip : u;
-    u = u < -k.clip ? -k.clip : u;
+    if (!NEUTRAL) {
+      u = u > k.clip ? k.clip : u;
+      u = u < -k.clip ? -k.clip : u;
+    }
     if (MOMENTUM) {
       b = read<State>(ba, i);
       b1 = flush(k.mu * b + k.c1 * u);
@@ -135,8 +144,10 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
       p1 = p - k.decoupled * p - step;
     else
       p1 = p - step;
-    p1 = p1 > k.clip_weights ? k.clip_weights : p1;
-    p1 = p1 < -k.clip_weights ? -k.clip_weights : p1;
+    if (!NEUTRAL) {
+      p1 = p1 > k.clip_weights ? k.clip_weights : p1;
+      p1 = p1 < -k.clip_weights ? -k.clip_weights : p1;
+    }
     if (SKIP) {
       const bool used = g * g <= largest;
       skipped += !used;

@@ -5,16 +5,12 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
-from rmsprop.dialects import dialect
+from rmsprop.dialects import Default, dialect
 from rmsprop.rule import Rule
 
 INITS = ("kaiming", "zeros", "huge", "tiny")
 TASKS = ("classification", "regression")
 WIDEST, DEEPEST = 16_384, 32
-
-
-class Default(float):
-    """A default that a dialect may replace; a number given by hand never is. Prints as the number it is."""
 
 
 @dataclass(frozen=True)
