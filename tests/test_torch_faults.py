@@ -6,24 +6,9 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from rmsprop.kernels import cpu
-from rmsprop.torch import RMSprop
+from tests.conftest import parameter
 
 INF, NAN = float("inf"), float("nan")
-
-
-@pytest.fixture(params=["native", "foreach", "no kernel"])
-def make(request, monkeypatch):
-    assert cpu.native is not None, "the kernel has not been built"
-    if request.param == "no kernel":
-        monkeypatch.setattr(cpu, "native", None)
-    return lambda *args, **options: RMSprop(*args, **{"foreach": request.param == "foreach" or None} | options)
-
-
-def parameter(values=(1.0, -2.0, 3.0), grad=(0.1, 0.2, -0.3), dtype=torch.float32):
-    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
-    p.grad = torch.tensor(grad, dtype=dtype)
-    return p
 
 
 def sparse(optimizer, p):

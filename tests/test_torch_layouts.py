@@ -36,14 +36,6 @@ SMALL = {
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
 
 
-@pytest.fixture(params=["native", "foreach", "no kernel"])
-def make(request, monkeypatch):
-    assert cpu.native is not None, "the kernel has not been built"
-    if request.param == "no kernel":
-        monkeypatch.setattr(cpu, "native", None)
-    return lambda *args, **options: RMSprop(*args, **{"foreach": request.param == "foreach" or None} | options)
-
-
 def laid_out(layout, dtype, values=None):
     """A tensor full of guards, and the view of it that holds the values."""
     shape, view = layout

@@ -5,33 +5,19 @@ from inspect import Parameter, signature
 import pytest
 import torch
 
-from rmsprop.kernels import cpu
 from rmsprop.torch import RMSprop
+from tests.conftest import parameter
 
 INF, NAN = float("inf"), float("nan")
 ARGUMENTS = ("alpha", "eps", "weight_decay", "momentum", "centered")
-
-
-@pytest.fixture(params=["native", "foreach", "no kernel"])
-def make(request, monkeypatch):
-    assert cpu.native is not None, "the kernel has not been built"
-    if request.param == "no kernel":
-        monkeypatch.setattr(cpu, "native", None)
-    return lambda *args, **options: RMSprop(*args, **{"foreach": request.param == "foreach" or None} | options)
-
-
-def parameter(values=(1.0, -2.0, 3.0), grad=(0.1, 0.2, -0.3), dtype=torch.float32):
-    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
-    p.grad = torch.tensor(grad, dtype=dtype)
-    return p
 
 
 def test_signature_is_torchs_and_then_ours():
     theirs = dict(signature(torch.optim.RMSprop.__init__).parameters)
     ours = dict(signature(RMSprop.__init__).parameters)
     assert list(ours)[: len(theirs)] == list(theirs)
-    for name, parameter in theirs.items():
-        assert (ours[name].default, ours[name].kind) == (parameter.default, parameter.kind), name
+    for name, item in theirs.items():
+        assert (ours[name].default, ours[name].kind) == (item.default, item.kind), name
     assert {p.kind for name, p in ours.items() if name not in theirs} == {Parameter.KEYWORD_ONLY}
     p = [torch.nn.Parameter(torch.ones(1))]
     assert RMSprop(p).defaults.items() >= torch.optim.RMSprop(p).defaults.items()

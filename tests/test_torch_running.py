@@ -13,23 +13,9 @@ from numpy.testing import assert_array_equal
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop.kernels import cpu
-from rmsprop.torch import RMSprop
+from tests.conftest import parameter
 
 INF, NAN = float("inf"), float("nan")
-
-
-@pytest.fixture(params=["native", "foreach", "no kernel"])
-def make(request, monkeypatch):
-    assert cpu.native is not None, "the kernel has not been built"
-    if request.param == "no kernel":
-        monkeypatch.setattr(cpu, "native", None)
-    return lambda *args, **options: RMSprop(*args, **{"foreach": request.param == "foreach" or None} | options)
-
-
-def parameter(values=(1.0, -2.0, 3.0), grad=(0.1, 0.2, -0.3), dtype=torch.float32):
-    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
-    p.grad = torch.tensor(grad, dtype=dtype)
-    return p
 
 
 def test_only_stepped_parameters_move(make):
@@ -222,6 +208,7 @@ assert optimizer.state[p]["step"] == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.skipif(cpu.native is None, reason="torch's own threads, which lists of tensors use, do not outlive a fork")
 def test_fork_after_a_threaded_step():
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
 

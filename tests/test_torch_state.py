@@ -8,9 +8,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rmsprop.kernels import cpu
-from rmsprop.torch import RMSprop
-
 OPTIONS = [
     {},
     {"momentum": 0.9, "weight_decay": 0.01},
@@ -19,14 +16,6 @@ OPTIONS = [
 ]
 DTYPES = [torch.float32, torch.float64, torch.complex64, torch.bfloat16, torch.float16]
 exact = {"rtol": 0, "atol": 0}
-
-
-@pytest.fixture(params=["native", "foreach", "no kernel"])
-def make(request, monkeypatch):
-    assert cpu.native is not None, "the kernel has not been built"
-    if request.param == "no kernel":
-        monkeypatch.setattr(cpu, "native", None)
-    return lambda *args, **options: RMSprop(*args, **{"foreach": request.param == "foreach" or None} | options)
 
 
 def theirs(params, **options):
