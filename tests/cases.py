@@ -71,6 +71,6 @@ def gradients(n: int, dtype: type, steps: int = 5, seed: int = 1) -> list[np.nda
 
 
 def special(dtype: type) -> np.ndarray:
-    """Every pair of awkward numbers meets as (parameter or state, gradient); see its use."""
+    """Awkward numbers, for parameters, gradients and state."""
     finfo = np.finfo(dtype)
     return np.array([0.0, -0.0, 1.0, -1.0, finfo.tiny, -finfo.tiny / 2, finfo.max, np.inf, -np.inf, np.nan], dtype)

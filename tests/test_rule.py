@@ -9,7 +9,6 @@ from rmsprop import Rule, dialect
 from rmsprop.rule import OPTIONS, OptionError, update
 from tests.cases import RULES, gradients, parameter
 
-LIMITS = {"tiny": float(np.finfo(np.float64).tiny), "largest": float(np.finfo(np.float64).max)}
 
 
 def run(rule, p, grads, xp=np, start=None):
