@@ -10,7 +10,6 @@ from rmsprop.rule import OPTIONS, OptionError, update
 from tests.cases import RULES, gradients, parameter
 
 
-
 def run(rule, p, grads, xp=np, start=None):
     """The trajectory of the rule's own text over whole arrays: parameters after every step, and the last state."""
     limits = {"tiny": float(np.finfo(str(p.dtype)[-7:].strip(".")).tiny)}

@@ -73,8 +73,8 @@ class Plan:
     def _states(self, params: list[Any]) -> list[Any]:
         """The state of each parameter, or None.
 
-        After a step of all parameters the state lists them in the groups' order, and comparing that takes less than half
-        the time of looking up each, for torch hashes tensors in Python.
+        After a step of all parameters the state lists them in the groups' order, and comparing that takes less than
+        half the time of looking up each, for torch hashes tensors in Python.
         """
         end = self._at + len(params)
         if end <= len(self._keys) and all(map(is_, params, self._keys[self._at : end])):
