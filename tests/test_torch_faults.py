@@ -11,10 +11,6 @@ from tests.conftest import parameter
 INF, NAN = float("inf"), float("nan")
 
 
-def sparse(optimizer, p):
-    p.grad = torch.ones(3).to_sparse()
-
-
 def wrong_shape(optimizer, p):
     p.data = torch.zeros(4)
 
@@ -42,7 +38,6 @@ def spoilt(optimizer, p):
 
 
 BREAKS = {
-    "sparse gradient": (sparse, RuntimeError, "does not support sparse gradients"),
     "wrong shape": (wrong_shape, ValueError, "shape"),
     "double after float": (double, ValueError, "float32|dtype"),
     "state of another shape": (state_of_another_shape, ValueError, "shape"),

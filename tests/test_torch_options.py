@@ -67,20 +67,6 @@ def test_options_outside_their_range(make, name, called, value):
     assert not optimizer.state
 
 
-@pytest.mark.parametrize("name", ["capturable", "differentiable"])
-def test_what_is_not_there_yet_raises(make, name):
-    p = parameter()
-    with pytest.raises(ValueError, match=name):
-        make([p], **{name: True})
-    with pytest.raises(ValueError, match=name):
-        make([{"params": [p], name: True}])
-    optimizer = make([p])
-    optimizer.param_groups[0][name] = True
-    with pytest.raises(ValueError, match=name):
-        optimizer.step()
-    assert p.tolist() == [1, -2, 3]
-
-
 def test_other_refusals(make):
     p = parameter()
     for call, message in (

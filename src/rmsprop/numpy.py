@@ -112,7 +112,7 @@ class RMSprop:
                 raise ValueError(f"{own} has shape {p.shape}: expected {shape}, as when the optimizer was made")
             converted.append(None if given[name] is None else self._apart(_gradient(name, given[name], p), p))
         with self._turn:
-            group = (*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
+            group = cpu.Group(*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
             self.skipped += cpu.step([group], cpu.threads())
 
     def state_dict(self) -> dict[str, Any]:

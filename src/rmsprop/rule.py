@@ -126,12 +126,20 @@ class Rule:
         momentum, decay = self.momentum > 0, self.weight_decay > 0
         return {"centered": self.centered, "momentum": momentum, "skip": self.nonfinite == "skip", "decay": decay}
 
-    def scalars(self, t: int) -> dict[str, float]:
+    def scalars(self, t: float, lr: float | None = None, grad_scale: float = 1.0) -> dict[str, float]:
         """The coefficients of step t (from 1), in double: options become numbers, so `update` need not branch.
 
-        `t` matters only with `bias_correction`. "No clip" is infinity, "no epsilon here" is 0.
+        "No clip" is infinity, "no epsilon here" is 0.
+
+        Args:
+            t: matters only with `bias_correction`.
+            lr: takes the place of the rule's.
+            grad_scale: what the gradients have been multiplied by (mixed precision); they are divided by it.
+
+        All three may be arrays of one number, and then so are the scalars that depend on them.
         """
-        lr, mu, mode, inf = self.lr, self.momentum, self.epsilon_mode, float("inf")
+        mu, mode, inf = self.momentum, self.epsilon_mode, float("inf")
+        lr = self.lr if lr is None else lr
         fade = 1.0
         if self.bias_correction and self.momentum_form == "ema":
             fade = 1 - mu ** (t + 1 if self.nesterov else t)
@@ -139,7 +147,7 @@ class Rule:
         c2, c3 = (0.0, lr) if mu == 0 else (scale * mu, scale * c1) if self.nesterov else (scale, 0.0)
         coupled = self.decay_mode == "coupled"
         return {
-            "sign": -1.0 if self.maximize else 1.0,
+            "sign": (-1.0 if self.maximize else 1.0) / grad_scale,
             "coupled": self.weight_decay if coupled else 0.0,
             "decoupled": 0.0 if coupled else lr * self.weight_decay,
             "beta": self.beta,
@@ -209,6 +217,26 @@ def usable(p, g, sign, coupled, largest, decay):  # type: ignore[no-untyped-def]
     return g * g <= largest
 
 
+def mean_square(v, m, correction, variance_floor, centered, where):  # type: ignore[no-untyped-def]
+    """What goes under the root: v or the variance, corrected and floored; arguments as for `update`."""
+    s = v * correction
+    if centered:
+        least = variance_floor * m * m
+        s = where(s < least, least, s)
+    return s
+
+
+def denominator(s, e_in, e_out, floor, sqrt, where):  # type: ignore[no-untyped-def]
+    """What the gradient is divided by, from a `mean_square`."""
+    d = sqrt(s + e_in) + e_out
+    return where(d < floor, floor, d)
+
+
+def epsilon_dominates(s, e_in, e_out, floor):  # type: ignore[no-untyped-def]
+    """The entries of a `mean_square` whose root is less than epsilon's part in the denominator."""
+    return (s < e_in) | (s < e_out * e_out) | (s < floor * floor)
+
+
 # fmt: off
 def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, variance_floor, e_in, e_out, floor, clip,  # type: ignore[no-untyped-def]
            mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, decay, sqrt, where):
@@ -242,12 +270,8 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
         m1 = m
         v1 = beta * v + rest * g * g
     v1 = where(v1 < tiny, 0.0, v1)  # subnormal numbers cost up to 10x
-    s = v1 * correction
-    if centered:
-        least = variance_floor * m1 * m1
-        s = where(s < least, least, s)
-    d = sqrt(s + e_in) + e_out
-    d = where(d < floor, floor, d)
+    s = mean_square(v1, m1, correction, variance_floor, centered, where)
+    d = denominator(s, e_in, e_out, floor, sqrt, where)
     u = g / where((g == 0) | (d == 0), inf, d)  # 0/0 counts as 0, whatever epsilon
     u = where(u > clip, clip, u)
     u = where(u < -clip, -clip, u)

@@ -256,7 +256,7 @@ REFUSED = {
     "shared memory": (np.lib.stride_tricks.as_strided(np.ones(4), (4,), (0,)), np.ones(4), {}, ValueError, "share"),
     "windows": (np.lib.stride_tricks.as_strided(np.ones(9), (4, 4), (8, 8)), np.ones((4, 4)), {}, ValueError, "share"),
     "no array": ([1.0] * 4, ONES, {}, TypeError, "bytes-like"),
-    "state dtype": (ONES, ONES, {"square_avg": np.zeros(4)}, ValueError, "state must be float32"),
+    "state dtype": (ONES, ONES, {"square_avg": np.zeros(4)}, TypeError, "state must be float32"),
     "state shape": (ONES, ONES, {"square_avg": np.zeros(3, np.float32)}, ValueError, "shape"),
     "state missing": (ONES, ONES, {"square_avg": None}, TypeError, "bytes-like"),
     "step": (ONES, ONES, {"step": np.zeros(2)}, ValueError, "step"),

@@ -1,9 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Literal, overload
 
-_Scalars = bytes | Callable[[int], bytes]
-_Group = tuple[_Scalars, int, list[object], list[object], list[dict[str, object]], list[str] | None]
+from rmsprop.kernels.cpu import Group
 
 SCALARS: str
 
-def step(groups: list[_Group], threads: int, /) -> int: ...
+@overload
+def step(groups: Sequence[Group], threads: int, watched: Literal[False] = False, /) -> int: ...
+@overload
+def step(
+    groups: Sequence[Group], threads: int, watched: Literal[True], /
+) -> list[tuple[float, float, float, int, int, int]]: ...
 def supports_v3() -> bool: ...

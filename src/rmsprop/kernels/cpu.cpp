@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cinttypes>
 #include <deque>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -22,7 +23,7 @@ constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20; // elements of a step that pay for starting threads
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements of a strided tensor gathered at a time
-enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16 };
+enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
 enum Operand { P, G, V, M, B, OPERANDS };
 const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step"};
@@ -35,19 +36,21 @@ struct Coefficients {
 inline const Scalars<float>& of(const Coefficients& k, float) { return k.f32; }
 inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; }
 
-using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
+using Step = int64_t (*)(char* const* at, int64_t n, const Coefficients& k, const Dice& dice);
+using Check = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
+using Measure = void (*)(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums);
 
-template <class T, class S, int FLAGS>
-int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return update<T, S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
-      at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+template <class T, class U, class S, int FLAGS>
+int64_t step_loop(char* const* at, int64_t n, const Coefficients& k, const Dice& dice) {
+  return update<T, U, S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
+      at[P], at[G], at[V], at[M], at[B], n, of(k, S()), dice);
 }
 
 // The plain rule, a third shorter: at memory speed the processor looks that much further ahead.
-template <class T, class S>
-int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
-  if (!neutral(of(k, S()))) return step_loop<T, S, 0>(at, n, k);
-  return update<T, S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+template <class T, class U, class S>
+int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k, const Dice& dice) {
+  if (!neutral(of(k, S()))) return step_loop<T, U, S, 0>(at, n, k, dice);
+  return update<T, U, S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()), dice);
 }
 
 template <class T, class S, int FLAGS>
@@ -55,19 +58,33 @@ int64_t check_loop(char* const* at, int64_t n, const Coefficients& k) {
   return unusable<T, S, bool(FLAGS & DECAY)>(at[P], at[G], n, of(k, S()));
 }
 
+template <class T, class U, class S, int FLAGS>
+void measure_loop(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums) {
+  measure<T, U, S, bool(FLAGS & CENTERED), bool(FLAGS & SKIP)>(before, at, n, of(k, S()), sums);
+}
+
 struct Loops {
-  Loop step[KINDS], check[KINDS];
+  Step step[KINDS];
+  Check check[KINDS];
+  Measure measure[KINDS];
 };
-template <class T, class S, int... FLAGS>
+template <class T, class U, class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{FLAGS ? step_loop<T, S, FLAGS> : plain_loop<T, S>...}, {check_loop<T, S, FLAGS>...}};
+  return {{FLAGS ? step_loop<T, U, S, FLAGS> : plain_loop<T, U, S>...},
+          {check_loop<T, S, FLAGS>...},
+          {measure_loop<T, U, S, FLAGS>...}};
 }
-template <class T, class S>
+template <class T, class U, class S = float>
 constexpr Loops loops() {
-  return each<T, S>(std::make_integer_sequence<int, KINDS>());
+  return each<T, U, S>(std::make_integer_sequence<int, KINDS>());
 }
-const Loops LOOPS[] = {loops<Plain<float>, float>(), loops<Plain<double>, double>(), loops<Half, float>(),
-                       loops<BFloat16, float>()};
+// [bfloat16 state][storage of the parameter]; a float64 parameter has float64 state.
+constexpr int DITHERED = UNKNOWN, FORMATS = DITHERED + 1;  // after the dtypes: bfloat16, rounded at random
+const Loops LOOPS[2][FORMATS] = {
+    {loops<Plain<float>, Plain<float>>(), loops<Plain<double>, Plain<double>, double>(), loops<Half, Plain<float>>(),
+     loops<BFloat16, Plain<float>>(), loops<Dithered, Plain<float>>()},
+    {loops<Plain<float>, Dithered>(), {}, loops<Half, Dithered>(), loops<BFloat16, Dithered>(),
+     loops<Dithered, Dithered>()}};
 
 struct Row {
   View view[OPERANDS];
@@ -77,6 +94,16 @@ struct Row {
   int flags;
   bool dense;  // all operands lie in memory in the same order, without gaps
   const Coefficients* k;
+  const Loops* loops;
+  uint64_t offset, key;  // of the random numbers: index of the first element, and what seed and step make
+  mutable Sums sums;
+
+  bool dithers() const { return flags & STOCHASTIC || view[V].dtype == BF16; }
+
+  Dice dice(int64_t i) const {
+    const uint64_t index = offset + uint64_t(i), k = mix(key + (index >> 32));
+    return {uint32_t(index), uint32_t(k), uint32_t(k >> 32)};
+  }
 };
 
 inline bool has(const Row& row, int operand) {
@@ -122,29 +149,58 @@ void copy(const View& a, int64_t begin, int64_t n, char* block, bool out) {
   (size == 8 ? copy<8> : size == 4 ? copy<4> : copy<2>)(a, begin, n, block, out);
 }
 
-// Runs a loop over elements begin .. end of a row; strided operands pass through blocks, so the bits are the same.
-int64_t visit(const Row& row, Loop loop, int64_t begin, int64_t end, bool writes) {
-  char* at[OPERANDS] = {};
-  if (row.dense) {
-    for (int o = P; o < OPERANDS; ++o)
-      if (has(row, o)) at[o] = row.view[o].data + begin * itemsize(row.view[o].dtype);
-    return loop(at, end - begin, *row.k);
-  }
+// Runs a loop over elements begin .. end of a row, in runs that its memory allows; strided operands pass through blocks,
+// so the bits are the same. loop(at, n, i): addresses of n elements from element i on.
+template <class F>
+void visit(const Row& row, int64_t begin, int64_t end, int64_t longest, bool writes, F loop) {
   alignas(64) char blocks[OPERANDS][BLOCK * 8];
-  int64_t result = 0;
-  for (int64_t i = begin; i < end; i += BLOCK) {
-    const int64_t n = std::min(BLOCK, end - i);
+  char* at[OPERANDS] = {};
+  for (int64_t i = begin, n; i < end; i += n) {
+    n = std::min(end - i, row.dense ? longest : BLOCK);
     for (int o = P; o < OPERANDS; ++o) {
       if (!has(row, o)) continue;
       const View& a = row.view[o];
-      at[o] = a.contiguous ? a.data + i * itemsize(a.dtype) : blocks[o];
-      if (!a.contiguous) copy(a, i, n, at[o], false);
+      const bool direct = row.dense || a.contiguous;
+      at[o] = direct ? a.data + i * itemsize(a.dtype) : blocks[o];
+      if (!direct) copy(a, i, n, at[o], false);
     }
-    result += loop(at, n, *row.k);
+    loop(at, n, i);
     for (int o = P; writes && o < OPERANDS; ++o)
-      if (o != G && has(row, o) && !row.view[o].contiguous) copy(row.view[o], i, n, at[o], true);
+      if (o != G && has(row, o) && !row.dense && !row.view[o].contiguous) copy(row.view[o], i, n, at[o], true);
   }
-  return result;
+}
+
+int64_t check_piece(const Row& row, int64_t begin, int64_t end) {
+  int64_t refused = 0;
+  const Check loop = row.loops->check[row.flags & (KINDS - 1)];
+  if (row.flags & ERROR)
+    visit(row, begin, end, end - begin, false, [&](char* const* at, int64_t n, int64_t) { refused += loop(at, n, *row.k); });
+  return refused;
+}
+
+int64_t step_piece(const Row& row, int64_t begin, int64_t end) {
+  int64_t skipped = 0;
+  const Step loop = row.loops->step[row.flags & (KINDS - 1)];
+  const int64_t longest = row.dithers() ? PIECE : end - begin;
+  visit(row, begin, end, longest, true,
+        [&](char* const* at, int64_t n, int64_t i) { skipped += loop(at, n, *row.k, row.dice(i)); });
+  return skipped;
+}
+
+// The same, block by block, and each block measured while it is in cache.
+int64_t watched_piece(const Row& row, int64_t begin, int64_t end) {
+  alignas(64) char before[BLOCK * 8];
+  Sums sums;
+  const int kind = row.flags & (KINDS - 1);
+  visit(row, begin, end, BLOCK, true, [&](char* const* at, int64_t n, int64_t i) {
+    std::memcpy(before, at[P], size_t(n * itemsize(row.view[P].dtype)));
+    sums.skipped += row.loops->step[kind](at, n, *row.k, row.dice(i));
+    row.loops->measure[kind](before, at, n, *row.k, sums);
+  });
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  row.sums += sums;
+  return sums.skipped;
 }
 
 // Asks for the first numbers of a row, so that many small tensors do not wait for memory one after the other.
@@ -160,14 +216,8 @@ struct Piece {
   int64_t begin, end;
 };
 
-// Visits all rows, on several threads where that pays; the sum of what the loops return.
-int64_t run(const std::vector<Row>& rows, int threads, bool checking) {
-  const auto one = [checking](const Row& row, int64_t begin, int64_t end) -> int64_t {
-    const Loops& loops = LOOPS[row.view[P].dtype];
-    const int kind = row.flags & (KINDS - 1);
-    if (checking) return row.flags & ERROR ? visit(row, loops.check[kind], begin, end, false) : 0;
-    return visit(row, loops.step[kind], begin, end, true);
-  };
+// Calls `one` for all elements of all rows, on several threads where that pays; the sum of what it returns.
+int64_t run(const std::vector<Row>& rows, int threads, int64_t (*one)(const Row&, int64_t, int64_t)) {
   int64_t elements = 0, result = 0;
   for (const Row& row : rows) elements += row.count;
   if (threads < 2 || elements < WORTH_THREADS) {
@@ -228,7 +278,7 @@ int slot_key(const Row& row, int operand) {
 
 // Everything that must hold before a row may be written.
 bool check(Row& row) {
-  const Dtype dtype = row.view[P].dtype, state = dtype == F64 ? F64 : F32;
+  const Dtype dtype = row.view[P].dtype, state = row.view[V].dtype;
   if (dtype == UNKNOWN)
     return refuse(row, "expected float16, bfloat16, float32 or float64", PyExc_TypeError);
   bool same_layout = true;
@@ -239,18 +289,23 @@ bool check(Row& row) {
       return refuse(row, "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
     if (!a.same_shape(row.view[P])) return refuse(row, "gradient and state must have the parameter's shape");
     if (a.dtype != (o < V ? dtype : state))
-      return refuse(row, o < V ? "the gradient must have the parameter's dtype"
-                               : "state must be float32, or float64 for a float64 parameter");
+      return refuse(row, o < V ? "the gradient must have the parameter's dtype" : "all state must have one dtype");
     if (o != G && !a.writable) return refuse(row, "parameter or state is read-only");
     same_layout &= a.same_layout(row.view[P]);
   }
+  if (state != (dtype == F64 ? F64 : F32) && (state != BF16 || dtype == F64))
+    return refuse(row, "state must be float32 or bfloat16, or float64 for a float64 parameter", PyExc_TypeError);
+  if (row.flags & STOCHASTIC && dtype == F16)
+    return refuse(row, "stochastic_rounding is for bfloat16; float16 parameters cannot have it");
+  row.loops = &LOOPS[state == BF16][row.flags & STOCHASTIC && dtype == BF16 ? DITHERED : int(dtype)];
   row.count = row.view[P].count();
   row.dense = false;
   for (int o = P; o < OPERANDS; ++o) {
     if (o == G || !has(row, o)) continue;
     const Packing how = packing(row.view[o]);
     if (how == OVERLAPPING) return refuse(row, "several elements of the parameter or its state share memory");
-    if (o == P) row.dense = same_layout && how == DENSE;
+    // Random numbers belong to an element's place in row-major order, wherever it lies in memory.
+    if (o == P) row.dense = same_layout && how == DENSE && (row.view[P].contiguous || !row.dithers());
   }
   const View& c = row.counter;
   if (!c.on_cpu || !c.writable || c.count() != 1 || (c.dtype != F32 && c.dtype != F64))
@@ -310,11 +365,12 @@ class GroupScalars {
 };
 
 bool add_group(Table& table, PyObject* group, int64_t number) {
-  PyObject *source, *params, *grads, *states, *names;
+  PyObject *source, *params, *grads, *states, *names, *offsets = Py_None;
+  unsigned long long seed = 0;
   int flags;
   table.reader.keep(group);
-  if (!PyArg_ParseTuple(group, "OiO!O!O!O", &source, &flags, &PyList_Type, &params, &PyList_Type, &grads, &PyList_Type,
-                        &states, &names))
+  if (!PyArg_ParseTuple(group, "OiO!O!O!O|KO", &source, &flags, &PyList_Type, &params, &PyList_Type, &grads, &PyList_Type,
+                        &states, &names, &seed, &offsets))
     return false;
   GroupScalars scalars(table, source);
   const Py_ssize_t size = PyList_Size(params);
@@ -337,6 +393,8 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
       table.reader.keep(row.name);
     }
     row.flags = flags;
+    row.offset = offsets == Py_None ? 0 : PyLong_AsUnsignedLongLong(PyList_GetItem(offsets, i));
+    if (PyErr_Occurred()) return false;
     table.reader.keep(state);
     if (!table.reader.read(p, row.view[P]) || !table.reader.read(g, row.view[G])) return false;
     for (int o = V; o < OPERANDS; ++o)
@@ -345,29 +403,46 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     const double t = counted(row.counter) + 1;
     if (!(t >= 1 && t < 9e15)) return refuse(row, "the state's step must be at least 0");
     if (!(row.k = scalars.at(t))) return false;
+    row.key = mix(mix(seed) + uint64_t(t));
   }
   return true;
 }
 
+// What the rows did: a tuple a row, in the order of the gradients that are not None.
+PyObject* report(const std::vector<Row>& rows) {
+  PyObject* list = PyList_New(0);
+  for (const Row& row : rows) {
+    const Sums& s = row.sums;
+    PyObject* item = Py_BuildValue("(dddLLL)", s.gradient, s.update, s.weight, static_cast<long long>(s.dominated),
+                                   static_cast<long long>(s.skipped), static_cast<long long>(row.count));
+    const bool added = list && item && PyList_Append(list, item) == 0;
+    Py_XDECREF(item);
+    if (added) continue;
+    Py_XDECREF(list);
+    return nullptr;
+  }
+  return list;
+}
+
 PyObject* step(PyObject*, PyObject* args) {
   PyObject* groups;
-  int threads;
-  if (!PyArg_ParseTuple(args, "O!i", &PyList_Type, &groups, &threads)) return nullptr;
+  int threads, watched = 0;
+  if (!PyArg_ParseTuple(args, "O!i|p", &PyList_Type, &groups, &threads, &watched)) return nullptr;
   try {
     Table table;
     for (Py_ssize_t j = 0; j < PyList_Size(groups); ++j)
       if (!add_group(table, PyList_GetItem(groups, j), j)) return nullptr;
     int64_t refused = 0, skipped = 0;
     Py_BEGIN_ALLOW_THREADS
-    refused = run(table.rows, threads, true);
+    refused = run(table.rows, threads, check_piece);
     if (!refused) {
-      skipped = run(table.rows, threads, false);
+      skipped = run(table.rows, threads, watched ? watched_piece : step_piece);
       for (const Row& row : table.rows) count(row.counter, counted(row.counter) + 1);
     }
     Py_END_ALLOW_THREADS
-    if (!refused) return PyLong_FromLongLong(skipped);
+    if (!refused) return watched ? report(table.rows) : PyLong_FromLongLong(skipped);
     for (const Row& row : table.rows)
-      if (run({row}, 1, true)) {
+      if (run({row}, 1, check_piece)) {
         refuse(row, "its gradient, squared, is not finite", PyExc_FloatingPointError);
         return nullptr;
       }
@@ -397,8 +472,9 @@ int execute(PyObject* module) {
 
 PyMethodDef methods[] = {
     {"step", step, METH_VARARGS,
-     "step(groups, threads): one step for all groups, each (scalars, flags, params, grads, states, names or None);\nthe number of "
-     "entries skipped."},
+     "step(groups, threads, watched=False): one step for all groups, each (scalars, flags, params, grads, states, names or\n"
+     "None, seed, offsets or None); the number of entries skipped, or if watched a list of (sums of squares of gradient,\n"
+     "update, weight; counts of entries where epsilon dominates, skipped, all), one for each gradient."},
     {"supports_v3", supports_v3, METH_NOARGS, "Whether this processor runs code for x86-64-v3."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(execute)}, {0, nullptr}};

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from struct import Struct
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,15 +12,44 @@ from rmsprop.rule import Rule, update, usable
 
 #: Scalars of a group as bytes, or a function of the step number that returns them.
 Scalars = bytes | Callable[[int], bytes]
-#: (scalars, flags, parameters, gradients, states, names): equal lists; a gradient that is None leaves its parameter
-#: alone; names are for messages, and None for "parameter i of group j". A state is a dict with "step" (one writable
-#: float32 or float64) and an array for each of the rule's slots.
-Group = tuple[Scalars, int, list[Any], list[Any], list[dict[str, Any]], list[str] | None]
+
+
+class Group(NamedTuple):
+    """Tensors that share one rule, in lists of equal length.
+
+    Attributes:
+        scalars, flags: from `coefficients`.
+        params, grads: a gradient that is None leaves its parameter alone.
+        states: dicts with "step" (one writable float32 or float64) and an array for each of the rule's slots.
+        names: for messages; None for "parameter i of group j".
+        seed, offsets: of the random numbers for bfloat16; `offsets` are the indices of the parameters' first elements.
+    """
+
+    scalars: Scalars
+    flags: int
+    params: list[Any]
+    grads: list[Any]
+    states: list[dict[str, Any]]
+    names: list[str] | None = None
+    seed: int = 0
+    offsets: list[int] | None = None
+
+
+class Sums(NamedTuple):
+    """What a watched step did to one parameter: sums of squares, and counts of entries."""
+
+    gradient: float
+    update: float
+    weight: float
+    dominated: int
+    skipped: int
+    count: int
+
 
 _NAMES = tuple(Rule().scalars(1))
 _DOUBLES = Struct(f"{len(_NAMES)}d")
 _FLAGS = {"centered": 1, "momentum": 2, "skip": 4, "decay": 8}
-_ERROR = 16
+_ERROR, _STOCHASTIC = 16, 32
 #: Elements NumPy handles at a time, so that its temporaries stay in cache (whole arrays are four times slower).
 _BLOCK = 1 << 14
 
@@ -56,17 +85,23 @@ def overlapping(strides: Sequence[int], shape: Sequence[int], itemsize: int) -> 
     return False
 
 
-def coefficients(rule: Rule) -> tuple[Scalars, int]:
-    """The first two entries of a `Group`."""
+def coefficients(rule: Rule, scale: float = 1.0, stochastic: bool = False) -> tuple[Scalars, int]:
+    """The first two entries of a `Group`.
+
+    Args:
+        rule: the rule of the group.
+        scale: what the gradients have been multiplied by.
+        stochastic: round bfloat16 parameters at random.
+    """
     flags = sum(_FLAGS[name] for name, on in rule.flags().items() if on) | _ERROR * (rule.nonfinite == "error")
 
     def packed(t: int) -> bytes:
-        return _DOUBLES.pack(*rule.scalars(t).values())
+        return _DOUBLES.pack(*rule.scalars(t, grad_scale=scale).values())
 
-    return packed if rule.bias_correction else packed(1), flags
+    return packed if rule.bias_correction else packed(1), flags | _STOCHASTIC * stochastic
 
 
-def step(groups: list[Group], threads: int) -> int:
+def step(groups: Sequence[Group], threads: int) -> int:
     """One step for all groups, in place; everything is checked first. The contract is in `rmsprop.kernels`.
 
     Returns:
@@ -79,11 +114,17 @@ def step(groups: list[Group], threads: int) -> int:
     return native.step(groups, threads) if native is not None else _blocked(groups)
 
 
-def _blocked(groups: list[Group]) -> int:
+def watched_step(groups: Sequence[Group], threads: int) -> list[Sums]:
+    """The same step by native code, and what it did, for each gradient that is not None."""
+    assert native is not None
+    return [Sums(*row) for row in native.step(groups, threads, True)]
+
+
+def _blocked(groups: Sequence[Group]) -> int:
     """The same step in NumPy, for arrays whose shapes and dtypes the front end has checked."""
     rows = [
         (p, g, state, _scalars_at(scalars, float(state["step"]) + 1), flags, names[i] if names else i)
-        for scalars, flags, params, grads, states, names in groups
+        for scalars, flags, params, grads, states, names, *_ in groups
         for i, (p, g, state) in enumerate(zip(params, grads, states, strict=True))
         if g is not None
     ]

@@ -4,12 +4,15 @@ One text of the rule serves arrays and lists alike, because a list of tensors is
 """
 
 from collections.abc import Callable
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rmsprop.rule import Rule, update, usable
+from rmsprop.kernels import rounding
+from rmsprop.kernels.cpu import Sums
+from rmsprop.rule import Rule, denominator, epsilon_dominates, mean_square, update, usable
 
 
 class _Each:
@@ -55,29 +58,114 @@ def _sqrt(a: _Each) -> _Each:
     return _Each(list(torch._foreach_sqrt(a.of)))
 
 
-def step(rule: Rule, t: int, params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]) -> int:
+def _smooth_sqrt(x: Tensor) -> Tensor:
+    """The root with a derivative of 0 at 0, where the true one, infinite, would turn what is multiplied by 0 to NaN."""
+    positive = x > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), x)
+
+
+class Call(NamedTuple):
+    """What the tensors of one call share.
+
+    Attributes:
+        rule: the rule.
+        t: the number of the step, from 1; a tensor of one number where a graph is captured.
+        lr: in the place of the rule's, where it is a tensor.
+        scale: what the gradients have been multiplied by.
+        seed: of the random rounding of bfloat16.
+        stochastic: round bfloat16 parameters at random.
+        differentiable: autograd follows the step.
+    """
+
+    rule: Rule
+    t: Any
+    lr: Any = None
+    scale: Any = 1.0
+    seed: int = 0
+    stochastic: bool = False
+    differentiable: bool = False
+
+    def scalars(self) -> dict[str, Any]:
+        """Those of `Rule.scalars`."""
+        return self.rule.scalars(self.t, self.lr, self.scale)
+
+
+def arithmetic(p: Tensor, state: Tensor | None = None) -> torch.dtype:
+    """The dtype a step computes in: at least float32, and that of the state."""
+    dtype = torch.promote_types(p.dtype, torch.float32)
+    return dtype if state is None else torch.promote_types(dtype, state.dtype)
+
+
+def step(
+    call: Call, params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], offsets: list[int] | None
+) -> int:
     """One step for tensors of one dtype and device, at one step number; the number of entries skipped.
 
-    Parameters and state are written in place; temporaries of several times the parameters' size are made.
+    Parameters and state are written in place; temporaries of several times the parameters' size are made. Several
+    tensors go through torch's foreach functions, one alone through the ordinary ones.
+
+    Args:
+        call: what they share.
+        params, grads, states: lists of equal length; a gradient may have another dtype than its parameter.
+        offsets: index of each parameter's first element, for random numbers; None where there are none.
     """
-    slots = rule.slots()
-    dtype = states[0][slots["v"]].dtype
+    rule, slots = call.rule, call.rule.slots()
+    dtype = arithmetic(params[0], states[0][slots["v"]])
     finfo = torch.finfo(dtype)
-    state = {letter: _Each([s[name] for s in states]) for letter, name in slots.items()}
-    p, g = (_Each([x.to(dtype) for x in tensors]) for tensors in (params, grads))
-    given: dict[str, Any] = {**rule.scalars(t), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
-    given |= {"sqrt": _sqrt, "where": _where}
-    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
-    torch._foreach_copy_(params, new[0].of)
-    for letter, value in zip("vmb", new[2:5], strict=True):
-        if letter in state:
-            torch._foreach_copy_(state[letter].of, value.of)
-    return sum(int((~used).sum()) for used in new[5].of) if rule.nonfinite == "skip" else 0
+    several = len(params) > 1
+    wrap: Any = _Each if several else itemgetter(0)
+    state = {letter: wrap([s[name].to(dtype) for s in states]) for letter, name in slots.items()}
+    p, g = (wrap([x.to(dtype) for x in tensors]) for tensors in (params, grads))
+    given: dict[str, Any] = {**call.scalars(), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
+    given |= {"sqrt": _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt}
+    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given, where=_where if several else torch.where)
+    targets = {"p": params} | {letter: [s[name] for s in states] for letter, name in slots.items()}
+    for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True):
+        if letter in targets:
+            values = value.of if several else [value]
+            if offsets is not None and (letter != "p" or call.stochastic):
+                values = [_dithered(call, letter, *row) for row in zip(targets[letter], values, offsets, strict=True)]
+            if several:
+                torch._foreach_copy_(targets[letter], values)
+            else:
+                targets[letter][0].copy_(values[0])
+    if rule.nonfinite != "skip":
+        return 0
+    return sum(int((~used).sum()) for used in (new[5].of if several else [new[5]]))
 
 
-def is_usable(rule: Rule, p: Tensor, g: Tensor) -> bool:
+def _dithered(call: Call, letter: str, target: Tensor, value: Tensor, offset: int) -> Tensor:
+    """The value as it is to be stored: rounded at random where the target is bfloat16."""
+    if target.dtype != torch.bfloat16:
+        return value
+    index = torch.arange(offset, offset + value.numel(), device=value.device).view(value.shape)
+    return rounding.dithered(value, rounding.bits(call.seed, call.t, index)["pvmb".index(letter)])
+
+
+def is_usable(call: Call, p: Tensor, g: Tensor) -> bool:
     """Whether `nonfinite="error"` lets this gradient pass."""
-    k = rule.scalars(1)
-    dtype = torch.promote_types(p.dtype, torch.float32)
-    passing = usable(p.to(dtype), g.to(dtype), k["sign"], k["coupled"], torch.finfo(dtype).max, rule.weight_decay > 0)
+    k, dtype = call.scalars(), arithmetic(p)
+    decay = call.rule.weight_decay > 0
+    passing = usable(p.to(dtype), g.to(dtype), k["sign"], k["coupled"], torch.finfo(dtype).max, decay)
     return bool(passing.all())
+
+
+def denominators(call: Call, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The mean square under the root, and what the gradient is divided by, as the state has them now."""
+    k, slots = call.scalars(), call.rule.slots()
+    v = state[slots["v"]]
+    v = v.to(arithmetic(v))
+    m = state[slots["m"]].to(v.dtype) if "m" in slots else 0.0
+    s = mean_square(v, m, k["correction"], k["variance_floor"], call.rule.centered, torch.where)
+    return s, denominator(s, k["e_in"], k["e_out"], k["floor"], torch.sqrt, torch.where)
+
+
+def sums(call: Call, before: Tensor, p: Tensor, g: Tensor, state: dict[str, Any]) -> Sums:
+    """What a step has done to a parameter; as the kernel's `measure`."""
+    k, dtype = call.scalars(), arithmetic(p)
+    x = (k["sign"] * g.to(dtype)).double()
+    used = (x * x <= torch.finfo(dtype).max) if call.rule.nonfinite == "skip" else torch.ones_like(x, dtype=torch.bool)
+    s, _ = denominators(call, state)
+    dominated = epsilon_dominates(s, k["e_in"], k["e_out"], k["floor"])
+    squares = [torch.where(used, x, 0), p.double() - before.double(), p.double()]
+    return Sums(*(float(y.square().sum()) for y in squares), int(dominated.sum()), int((~used).sum()), p.numel())

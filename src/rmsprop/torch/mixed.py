@@ -1,15 +1,18 @@
-"""The step for tensors of all kinds: other devices, complex numbers, no kernel."""
+"""The step for tensors of all kinds: other devices, complex numbers, sparse gradients, distributed tensors, no kernel."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rmsprop.kernels import cpu, lists
+from rmsprop.kernels.cpu import Sums
 from rmsprop.rule import Rule
+from rmsprop.torch.options import check_fused
 from rmsprop.torch.plan import Plan
-from rmsprop.torch.state import State, dtype, is_slot, real
+from rmsprop.torch.state import State, dtype, is_slot, local, real
 
 
 class Row(NamedTuple):
@@ -19,66 +22,137 @@ class Row(NamedTuple):
     p: Tensor
     g: Tensor
     state: State
+    offset: int | None
+    place: int  # among the parameters that take part
 
 
-@torch.no_grad()
-def step(groups: list[dict[str, Any]], plan: Plan) -> int:
+def step(groups: list[dict[str, Any]], plan: Plan, watched: bool) -> tuple[int, list[Sums]]:
     """Everything is checked, then what the kernel can take goes there, and the rest to lists of tensors.
 
     Returns:
-        The number of gradient entries skipped.
+        The number of gradient entries skipped and, if watched, what was done to each parameter.
     """
     for_kernel: list[cpu.Group] = []
     for_lists: dict[Any, list[Row]] = defaultdict(list)
+    places: list[int] = []
+    seen = 0
     for i, (group, work) in enumerate(zip(groups, plan.work, strict=True)):
-        rule = plan.known[i].rule
-        native: list[Row] = []
-        for k, row in enumerate(_rows(work, i, rule)):
-            p = row.p
-            if p.device.type == "cpu" and cpu.native is not None and not group["foreach"]:
-                native.append(row)
-                continue
-            if rule.nonfinite == "error" and not lists.is_usable(rule, p, row.g):
+        with torch.set_grad_enabled(group["differentiable"]):
+            rows = _rows(work, i, plan.known[i].rule, group, seen)
+        seen += len(rows)
+        native = [row for row in rows if _for_kernel(row, group)]
+        places += [row.place for row in native]
+        names, offsets = [row.name for row in native], [row.offset or 0 for row in native]
+        for_kernel.append(cpu.Group(work.scalars, work.flags, *_columns(native), names, work.seed, offsets))
+        for row in rows:
+            if not _for_kernel(row, group):
+                for_lists[i, *_shared(row, group, plan.known[i].rule)].append(row)
+    calls = {key: _call(plan, key[0], groups[key[0]], key[-2]) for key in for_lists}
+    for key, rows in for_lists.items():
+        for row in rows:
+            if calls[key].rule.nonfinite == "error" and not lists.is_usable(calls[key], row.p, row.g):
                 raise FloatingPointError(f"{row.name}: its gradient, squared, is not finite")
-            alone = k if group["foreach"] is False else None
-            for_lists[i, p.dtype, p.device, int(row.state["step"]), alone].append(row)
-        for_kernel.append((work[0], work[1], *_columns(native), [row.name for row in native]))
-    skipped = cpu.step(for_kernel, torch.get_num_threads()) if cpu.native is not None else 0
-    for (i, _, _, t, _), rows in for_lists.items():
-        skipped += lists.step(plan.known[i].rule, t + 1, *_columns(rows))
-        torch._foreach_add_([row.state["step"] for row in rows], 1)
-    return skipped
+    skipped, sums = _native_step(for_kernel, places, watched)
+    for key, rows in for_lists.items():
+        before = [row.p.detach().clone() for row in rows] if watched else []
+        starts = None if rows[0].offset is None else [row.offset or 0 for row in rows]
+        with torch.set_grad_enabled(calls[key].differentiable):
+            skipped += lists.step(calls[key], *_columns(rows), starts)
+        with torch.no_grad():
+            torch._foreach_add_([row.state["step"] for row in rows], 1)
+            for row, old in zip(rows, before, strict=False):
+                sums[row.place] = lists.sums(calls[key], old, row.p, row.g, row.state)
+    return skipped, [sums[place] for place in sorted(sums)]
+
+
+def _native_step(groups: list[cpu.Group], places: list[int], watched: bool) -> tuple[int, dict[int, Sums]]:
+    """(entries skipped, what was done to the parameters at these places)."""
+    if not places:
+        return 0, {}
+    if not watched:
+        return cpu.step(groups, torch.get_num_threads()), {}
+    sums = dict(zip(places, cpu.watched_step(groups, torch.get_num_threads()), strict=True))
+    return sum(row.skipped for row in sums.values()), sums
+
+
+def _shared(row: Row, group: dict[str, Any], rule: Rule) -> tuple[Any, ...]:
+    """What parameters that go through `lists.step` together have in common; the last two: step, and who goes alone."""
+    alone = row.place if group["foreach"] is False or group["differentiable"] else None
+    state = row.state[rule.slots()["v"]].dtype
+    return row.p.dtype, row.p.device, state, int(row.state["step"]) + 1, alone
+
+
+def _call(plan: Plan, i: int, group: dict[str, Any], t: int) -> lists.Call:
+    engine = (group["seed"], group["stochastic_rounding"], group["differentiable"])
+    return lists.Call(plan.known[i].rule, t, None, plan.scale, *engine)
 
 
 def _columns(rows: list[Row]) -> tuple[list[Tensor], list[Tensor], list[State]]:
     return [row.p for row in rows], [row.g for row in rows], [row.state for row in rows]
 
 
-def _rows(work: cpu.Group, number: int, rule: Rule) -> list[Row]:
+def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
+    """Whether the kernel takes this one, and is to."""
+    if cpu.native is None or group["foreach"] or group["fused"] is False or group["differentiable"]:
+        return False
+    wide = row.p.dtype == torch.float64
+    states = [value.dtype for key, value in row.state.items() if is_slot(key, value)]
+    fits = all((x == torch.float64) == wide for x in states)
+    return row.p.device.type == "cpu" and fits and row.g.dtype == row.p.dtype
+
+
+def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first: int) -> list[Row]:
     """The parameters of a group that have a gradient, with it and their state, as real tensors that fit."""
-    _, _, params, grads, states, names = work
     rows = []
-    for k, (p, g, state) in enumerate(zip(params, grads, states, strict=True)):
+    offsets: Sequence[int | None] = work.offsets or [None] * len(work.params)
+    for k, (p, g, state, offset) in enumerate(zip(work.params, work.grads, work.states, offsets, strict=True)):
         if g is None:
             continue
-        name = names[k] if names else f"parameter {k} of group {number}"
-        _check_row(name, p, g, state, rule)
-        slots = {key: real(value) if is_slot(key, value) else value for key, value in state.items()}
-        rows.append(Row(name, real(p), real(g.resolve_conj()), slots))
+        name = work.names[k] if work.names else f"parameter {k} of group {number}"
+        if group["fused"]:
+            check_fused(name, p, group["state_dtype"])
+        g = _dense(g, p)  # noqa: PLW2901
+        _check_row(name, p, g, state, rule, group)
+        slots = {key: real(local(value)) if is_slot(key, value) else value for key, value in state.items()}
+        start = None if offset is None else offset + _start(name, p)
+        rows.append(Row(name, real(local(p)), real(local(g).resolve_conj()), slots, start, first + len(rows)))
     return rows
 
 
-def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule) -> None:
+def _dense(g: Tensor, p: Tensor) -> Tensor:
+    """The gradient as a dense tensor, laid out over processes as its parameter."""
     if g.layout != torch.strided:
-        raise RuntimeError(f"{name}: RMSprop does not support sparse gradients")
+        g = g.to_dense()
+    if hasattr(p, "placements") and getattr(g, "placements", None) != p.placements:
+        g = g.redistribute(p.device_mesh, p.placements)
+    return g
+
+
+def _start(name: str, p: Tensor) -> int:
+    """Where the elements that this process holds begin in the whole parameter, in row-major order."""
+    if not hasattr(p, "placements"):
+        return 0
+    (chunk,) = p.__create_chunk_list__()
+    if 0 in chunk.sizes:
+        return 0
+    if chunk.sizes[1:] != p.shape[1:]:
+        raise ValueError(f"{name}: random rounding needs a tensor sharded along its first dimension, not {p.placements}")
+    return int(chunk.offsets[0]) * (p.numel() // p.shape[0] if p.ndim else 1)
+
+
+def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group: dict[str, Any]) -> None:
     if cpu.overlapping(p.stride(), p.shape, 1):
         raise ValueError(f"{name}: several elements of the parameter share memory")
     if not {"step", *rule.slots().values()} <= state.keys():
         raise ValueError(f"{name}: its state is incomplete")
+    if group["stochastic_rounding"] and p.dtype == torch.float16:
+        raise ValueError(f"{name} is float16: stochastic_rounding is for bfloat16; expected it to be False")
     slots = {f"its {key}": value for key, value in state.items() if is_slot(key, value)}
     for what, x in {"its gradient": g, **slots}.items():
-        expected = p.dtype if x is g else dtype(p)
-        if x.shape != p.shape or x.dtype != expected or x.device != p.device:
+        expected = p.dtype if x is g else dtype(p, group["state_dtype"])
+        same_kind = x.is_complex() == p.is_complex() and x.is_floating_point() == p.is_floating_point()
+        fits = same_kind if x is g else x.dtype == expected
+        if x.shape != p.shape or not fits or x.device != p.device:
             raise ValueError(
                 f"{name}: {what} is {x.dtype} of shape {tuple(x.shape)} on {x.device}, "
                 f"expected {expected} of shape {tuple(p.shape)} on {p.device}"

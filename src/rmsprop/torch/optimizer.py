@@ -13,11 +13,12 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from rmsprop.dialects import Default
 from rmsprop.kernels import cpu
-from rmsprop.torch import mixed
-from rmsprop.torch.plan import Known, Plan, check, defaults
-from rmsprop.torch.state import dtype, is_slot, settled, square_avg
+from rmsprop.torch import graph, loading, mixed
+from rmsprop.torch.options import ENGINE, VALUES, Known, check_params, defaults, known, not_fused
+from rmsprop.torch.plan import Plan
+from rmsprop.torch.state import fresh, square_avg
+from rmsprop.torch.watch import Watch
 
-_SWITCHES = {"capturable": False, "foreach": None, "differentiable": False}
 _LR, _ALPHA, _EPS, _ZERO, _FALSE = Default(1e-2), Default(0.99), Default(1e-8), Default(0), Default(False)
 
 
@@ -29,7 +30,7 @@ class RMSprop(Optimizer):
 
     On the CPU one native call makes the whole step; elsewhere `rmsprop.rule.update` runs over lists of tensors.
     Arithmetic and state are float32 for float16, bfloat16 and float32 parameters, float64 for float64; complex
-    parameters count as two real numbers an entry. Gradients are never written.
+    parameters count as two real numbers an entry. Sparse gradients give the dense result. Gradients are never written.
 
     Args:
         params: parameters, named parameters, or groups of them, as every torch optimizer takes.
@@ -40,13 +41,22 @@ class RMSprop(Optimizer):
         momentum: decay of the momentum buffer, in [0, 1).
         centered: divide by the standard deviation instead. It is kept as a variance, which cannot turn negative;
             `state_dict` has `square_avg` for other libraries beside it.
+        capturable: let a CUDA graph capture the step: counters live with their parameters, and `lr` may be a tensor
+            there. Nothing is to be captured on a CPU, and nothing changes.
         foreach: True runs `rmsprop.rule.update` over lists of tensors on the CPU too; False runs it one tensor at a
-            time on other devices; None and False use the native kernel on the CPU.
+            time where the kernel does not; None lets the kernel come first.
         maximize: climb instead of descend.
-        capturable, differentiable: not supported yet; True raises.
+        differentiable: let autograd follow the step, from lr-independent inputs: gradients, parameters and state.
+        fused: True wants the native kernel for all parameters, or raises; None takes it wherever it can; False does
+            without.
         dialect: whose rule and defaults to use (`rmsprop.DIALECTS`); an argument that is given wins over it.
         nesterov, momentum_form, bias_correction, epsilon_mode, initial_square, variance_floor, clip, clip_weights,
         nonfinite: as in `rmsprop.Rule`; None is the dialect's.
+        state_dtype: torch.float32, float64 or bfloat16; None is float32, or a parameter's own dtype where that is wider.
+            bfloat16 state is rounded at random, or its averages would stall.
+        stochastic_rounding: round bfloat16 parameters at random, so that steps below their precision count on average.
+        seed: of the random rounding, whose bits depend on seed, step number and the element's index in the whole
+            optimizer alone.
         decoupled_weight_decay: take lr * weight_decay * p off the parameter instead; None is the dialect's.
 
     Attributes:
@@ -54,6 +64,7 @@ class RMSprop(Optimizer):
 
     Raises:
         ValueError: an option outside its range, or options that cannot be combined.
+        RuntimeError: `fused=True` with what the kernel cannot do.
 
     Example:
         >>> import torch, rmsprop.torch
@@ -81,6 +92,7 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         *,
+        fused: bool | None = None,
         dialect: str = "torch",
         nesterov: bool | None = None,
         momentum_form: str | None = None,
@@ -92,6 +104,9 @@ class RMSprop(Optimizer):
         clip: float | None = None,
         clip_weights: float | None = None,
         nonfinite: str | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         options = defaults(dialect)
         given = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
@@ -102,37 +117,59 @@ class RMSprop(Optimizer):
         ours |= {"decoupled_weight_decay": decoupled_weight_decay}
         options |= {name: value for name, value in given.items() if not isinstance(value, Default)}
         options |= {name: value for name, value in ours.items() if value is not None}
-        options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
-        self.skipped = 0
+        options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
+        options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
+        known(VALUES(options))  # before anything is asked of the parameters
+        self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._begin()
+        super().__init__(params, options)
+
+    def _begin(self) -> None:
+        """What a copy must have anew."""
         self._known: dict[int, Known] = {}
         self._turn = Lock()
-        super().__init__(params, options)
+        self._watch: Watch | None = None
+        self._number = id(self)
+        graph.OPTIMIZERS[self._number] = self
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch does; its options are checked before it is taken."""
-        check({**self.defaults, **param_group})
+        known(VALUES({**self.defaults, **param_group}))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["params"] = list(dict.fromkeys(group["params"]))  # torch has warned; one step each is what is meant
-        for p in group["params"]:
-            if p.is_neg() or p.is_conj():
-                del self.param_groups[-1]
-                raise ValueError("params: a lazily negated or conjugated tensor cannot be updated in place; clone it")
+        try:
+            check_params(group)
+        except (ValueError, RuntimeError):
+            del self.param_groups[-1]
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle takes along."""
-        return {**super().__getstate__(), "skipped": self.skipped}
+        return {**super().__getstate__(), "_skipped": self._skipped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over a pickled or loaded state; options the state does not know have torch's values."""
         super().__setstate__(state)
+        if "_turn" not in self.__dict__:
+            self._begin()
         self._known = {}
-        self.__dict__.setdefault("skipped", 0)
-        self.__dict__.setdefault("_turn", Lock())
-        neutral = defaults("torch") | _SWITCHES
+        neutral = defaults("torch") | ENGINE
         for group in self.param_groups:
             for name, value in neutral.items():
                 group.setdefault(name, value)
+
+    @property
+    def skipped(self) -> int:
+        """How many gradient entries `nonfinite="skip"` has left alone so far."""
+        return int(self._skipped)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `GradScaler` leaves it to `step` to divide by `grad_scale` and to look at `found_inf`."""
+        if any(group["foreach"] or group["fused"] is False or group["differentiable"] for group in self.param_groups):
+            return False
+        return all(not not_fused(p, group["state_dtype"]) for group in self.param_groups for p in group["params"])
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; everything is checked before the first write.
@@ -149,66 +186,165 @@ class RMSprop(Optimizer):
             ValueError: a gradient or state that does not fit its parameter, or an option outside its range.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
         """
+        self._opt_called = True
         watched = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or profiler._is_profiler_enabled
         watched = watched or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
         return (self._watched_step if watched else self._bare_step)(closure)
 
     # torch wraps every `step` for hooks and profilers, which costs some 15 us: here only while there are any.
     step.hooked = True  # type: ignore[attr-defined]
+    # A scheduler would wrap it once more to see whether it is called, in a file that torch.compile refuses to trace.
+    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
 
     def _bare_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with self._turn:
-            plan = Plan(self)
-            self.skipped += self._step(plan)
-            self.state.update(plan.created)
-            self._known = plan.known
-        increment_version(plan.stepped)
+        if torch.compiler.is_compiling() or self._is_captured():
+            with torch.no_grad():
+                graph.step(self)
+        elif not ((found_inf := self.__dict__.get("found_inf")) is not None and float(found_inf)):
+            self._eager_step()
         return loss
+
+    def _is_captured(self) -> bool:
+        """Whether a CUDA graph may be taking this step down: it must not wait for the device."""
+        groups = [group for group in self.param_groups if group["capturable"]]
+        return any(p.device.type != "cpu" for group in groups for p in group["params"])
 
     _watched_step = Optimizer.profile_hook_step(_bare_step)
 
-    def _step(self, plan: Plan) -> int:
+    def _eager_step(self) -> None:
+        scale = self.__dict__.get("grad_scale")
+        watch = self._watch if self._watch is not None and self._watch.due() else None
+        with self._turn:
+            plan = Plan(self, 1.0 if scale is None else float(scale))
+            if not plan.only_asks_for_state():
+                skipped, sums = self._step(plan, watch is not None)
+                if skipped:
+                    self._skipped += skipped
+                if watch is not None:
+                    watch.take(plan, sums)
+                increment_version(plan.stepped)
+            self.state.update(plan.created)
+            self._known = plan.known
+        if watch is not None:
+            watch.tell()
+
+    def _step(self, plan: Plan, watched: bool) -> tuple[int, list[cpu.Sums]]:
         """Try the kernel on everything: it checks before it writes, and that is faster than to look here first."""
         if cpu.native is not None and not plan.for_lists:
             try:
-                return cpu.step(plan.work, torch.get_num_threads())
+                if not watched:
+                    return cpu.step(plan.work, torch.get_num_threads()), []
+                sums = cpu.watched_step(plan.work, torch.get_num_threads())
+                return sum(row.skipped for row in sums), sums
             except (TypeError, RuntimeError, BufferError):  # not all of it is for the kernel: other devices, complex
                 pass
-        return mixed.step(self.param_groups, plan)
+        return mixed.step(self.param_groups, plan, watched)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's, which torch.compile refuses to trace; ours can stand in a compiled training step."""
+        if not (torch.compiler.is_compiling() and set_to_none):
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def watch(self, log: Callable[[dict[str, float]], Any] | None = None, every: int = 1) -> None:
+        """From now on, let every `every`-th step gather the statistics that `stats` returns, in its own pass.
+
+        Args:
+            log: called after such a step with one flat dict: {"step": 100, "0.weight/update_rms": 0.0013, ...}, as
+                loggers take it. What it does to the optimizer or raises comes after the step.
+            every: gather at every so many steps, counted from this call; 0 stops.
+
+        Raises:
+            ValueError: `every` is no whole number of at least 0.
+
+        Example:
+            >>> import torch, rmsprop.torch
+            >>> layer = torch.nn.Linear(3, 1)
+            >>> optimizer = rmsprop.torch.RMSprop(layer.named_parameters(), lr=0.01)
+            >>> optimizer.watch()
+            >>> layer(torch.ones(2, 3)).square().mean().backward()
+            >>> optimizer.step()
+            >>> round(optimizer.stats()["weight"]["update_rms"], 4)  # the first step is lr / sqrt(1 - alpha)
+            0.1
+        """
+        if not isinstance(every, int) or isinstance(every, bool) or every < 0:
+            raise ValueError(f"every={every!r}: expected a whole number of at least 0")
+        self._watch = Watch(log, every) if every else None
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """What the last watched step did, by parameter: its name, or "group0.parameter3" where it has none.
+
+        * gradient_rms, update_rms, weight_rms: root mean squares of the gradient (unscaled, without those skipped), of
+          what the step added to the weights, and of the weights after it;
+        * update_to_weight: update_rms / weight_rms;
+        * epsilon_share: the share of entries whose denominator is more epsilon than root mean square;
+        * skipped: how many entries `nonfinite="skip"` has left alone;
+        * step_size_10, step_size_50, step_size_90: quantiles of lr / d over the entries, d being the denominator.
+
+        Of a distributed tensor, the part that this process holds.
+
+        Raises:
+            RuntimeError: no step has been watched since `watch`.
+        """
+        if self._watch is None or not self._watch.latest:
+            raise RuntimeError("stats: no step has been watched; call watch() before a step")
+        return self._watch.latest
+
+    def init_state(self) -> None:
+        """Makes the state of every parameter now, as a first step would find it; what is there stays."""
+        for group in self.param_groups:
+            rule = known(VALUES(group)).rule
+            for p in group["params"]:
+                if (entry := fresh(p, rule, self.state[p], group)) is not self.state[p]:
+                    self.state[p] = entry
+
+    def share_memory(self) -> None:
+        """Makes the state now, in memory that processes share: they then step with common statistics (A3C)."""
+        self.init_state()
+        for entry in self.state.values():
+            for value in entry.values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
         result = super().state_dict()
         result["state"] = {
-            i: {**entry, "square_avg": square_avg(entry)} if "variance" in entry else entry
+            i: {**entry, "square_avg": square_avg(entry)} if isinstance(entry, dict) and "variance" in entry else entry
             for i, entry in result["state"].items()
         }
         return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a `state_dict` of this optimizer or of `torch.optim.RMSprop`; the state keeps its dtype."""
+        """Takes over a `state_dict` of this optimizer or of `torch.optim.RMSprop`; the state keeps its dtype.
+
+        Where both sides have parameter names, state goes to the parameter of its name, whatever the order.
+
+        Raises:
+            ValueError: other names or groups, or state of another shape, not finite, or negative where it cannot be;
+                nothing has changed then.
+        """
         final: list[dict[str, Any]] = []
+
+        def prepare(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            final.append(loading.prepared(given, self.param_groups))
+            return final[0]
+
         hooks = [  # after the caller's hooks that change what is loaded, before those that look at the result
-            self.register_load_state_dict_pre_hook(lambda _, given: final.append(given)),
-            self.register_load_state_dict_post_hook(lambda _: self._restore(final[0]), prepend=True),
+            self.register_load_state_dict_pre_hook(prepare),
+            self.register_load_state_dict_post_hook(
+                lambda _: self.state.update(loading.restored(final[0], self.param_groups, self.state)), prepend=True
+            ),
         ]
         try:
             super().load_state_dict(state_dict)
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        """Puts the saved numbers in their own precision where torch has cast them to the parameter's."""
-        indices = iter([i for group in saved["param_groups"] for i in group["params"]])
-        for group in self.param_groups:
-            for p in group["params"]:
-                entry = saved["state"].get(next(indices), {})
-                if self.state.get(p):
-                    exact = {k: v.to(p.device, dtype(p), copy=True) for k, v in entry.items() if is_slot(k, v)}
-                    step = torch.as_tensor(self.state[p].get("step", 0), dtype=torch.float32)
-                    self.state[p] = settled({**self.state[p], **exact, "step": step}, group["centered"])

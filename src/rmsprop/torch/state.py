@@ -10,26 +10,36 @@ from rmsprop.rule import Rule
 State = dict[str, Any]
 
 
-def fresh(p: Tensor, rule: Rule, state: State) -> State:
+def fresh(p: Tensor, rule: Rule, state: State, group: dict[str, Any]) -> State:
     """The state with every slot of the rule, in its form; what is not there yet starts as the rule says.
 
     Returns `state` itself where there is nothing to do, and otherwise a new dict.
     """
-    slots = rule.slots()
-    if state and all(name in state for name in slots.values()):
+    slots, kept = rule.slots(), dtype(p, group["state_dtype"])
+    if state and all(name in state and state[name].dtype == kept for name in slots.values()):
         return state
-    entry = settled({"step": torch.zeros((), dtype=torch.float32, device="cpu"), **state}, rule.centered)
+    counter = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
+    entry = settled({"step": counter, **state}, rule.centered)
     for letter, name in slots.items():
-        if name not in entry:
-            entry[name] = torch.zeros_like(p, dtype=dtype(p), memory_format=torch.preserve_format)
-            if letter == "v" and rule.initial_square:
-                real(entry[name]).fill_(rule.initial_square)
+        if name in entry:
+            entry[name] = entry[name].to(kept)
+            continue
+        entry[name] = torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
+        if letter == "v" and rule.initial_square:
+            real(local(entry[name])).fill_(rule.initial_square)
     return entry
 
 
-def dtype(p: Tensor) -> torch.dtype:
-    """The dtype of a parameter's state: at least float32."""
-    return p.dtype if p.is_complex() else torch.promote_types(p.dtype, torch.float32)
+def dtype(p: Tensor, wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype of a parameter's state: what is wanted, else at least float32."""
+    if p.is_complex():
+        return p.dtype if wanted is None else wanted.to_complex()
+    return wanted or torch.promote_types(p.dtype, torch.float32)
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a distributed tensor that this process holds, sharing its memory; any other tensor as it is."""
+    return x.to_local() if hasattr(x, "to_local") else x  # torch.distributed.tensor is slow to import
 
 
 def is_slot(key: str, value: Any) -> bool:

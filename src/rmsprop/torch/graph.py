@@ -1,0 +1,149 @@
+"""The step as part of a graph: `torch.compile` traces this file, and CUDA graphs capture it.
+
+On the CPU the graph has one operator, `rmsprop::step_`, which calls the kernel; everything is checked there before it
+writes. Elsewhere `rule.update` itself is traced, one tensor after the other, and the compiler fuses it.
+
+State, and rules from options, are made while tracing, by the functions marked `assume_constant_result`: they get constants
+that the graph is guarded by, and are no part of it.
+"""
+
+from ast import literal_eval
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from rmsprop.kernels import cpu, lists
+from rmsprop.rule import Rule
+from rmsprop.torch.options import ENGINE, RULE_KEYS, VALUES, known, not_fused
+from rmsprop.torch.state import real
+
+if TYPE_CHECKING:
+    from rmsprop.torch.optimizer import RMSprop
+
+#: All optimizers by their number, which stands for them among constants.
+OPTIMIZERS: "WeakValueDictionary[int, RMSprop]" = WeakValueDictionary()
+_TOLD = (*RULE_KEYS[1:], *(name for name in ENGINE if name != "state_dtype"))  # lr is a tensor, and state is there
+
+
+class Told(NamedTuple):
+    """What the options of a group amount to, and all of them as text."""
+
+    rule: Rule
+    slots: tuple[str, ...]
+    native: bool
+    text: str
+
+
+def step(optimizer: "RMSprop") -> None:
+    """One step of all groups."""
+    if optimizer._watch is not None:
+        raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
+    _make_state(optimizer._number)
+    operands: Any = ([], [], [], [])
+    lrs, texts, counts, offsets, offset = [], [], [], [], 0
+    for group in optimizer.param_groups:
+        told, lr = _tell(tuple([group[name] for name in _TOLD])), group["lr"]
+        rows = [p for p in group["params"] if p.grad is not None]
+        states = [optimizer.state[p] for p in rows]
+        own = (
+            [real(p) for p in rows],
+            [real(p.grad) for p in rows],
+            [real(state[name]) for state in states for name in told.slots],
+            [state["step"] for state in states],
+        )
+        starts = []
+        for p in group["params"]:
+            if p.grad is not None:
+                starts.append(offset)
+            offset += p.numel() * (2 if p.is_complex() else 1)
+        lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64)
+        if not (told.native and all([not not_fused(p, group["state_dtype"]) for p in rows])):
+            _traced(told.rule, group, lr, starts, *own)
+            continue
+        for whole, tensors in zip(operands, own, strict=True):
+            whole.extend(tensors)
+        lrs.append(lr)
+        texts.append(told.text)
+        counts.append(len(rows))
+        offsets.extend(starts)
+    if texts:
+        scaling = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        torch.ops.rmsprop.step_(*operands, optimizer._skipped, lrs, *scaling, counts, offsets, "\n".join(texts))
+
+
+@torch.compiler.assume_constant_result
+def _make_state(number: int) -> None:
+    OPTIMIZERS[number].init_state()
+    OPTIMIZERS[number]._opt_called = True  # which schedulers ask for
+
+
+@torch.compiler.assume_constant_result
+def _tell(values: tuple[Any, ...]) -> Told:
+    return _told(values)
+
+
+@lru_cache(maxsize=256)
+def _told(values: tuple[Any, ...]) -> Told:
+    options = dict(zip(_TOLD, values, strict=True))
+    rule = _rule(repr(values), 0.0)
+    native = not (options["foreach"] or options["fused"] is False or options["differentiable"])
+    return Told(rule, tuple(rule.slots().values()), native, repr(values))
+
+
+@lru_cache(maxsize=256)
+def _rule(text: str, lr: float) -> Rule:
+    return known(VALUES({**ENGINE, **_options(text), "lr": lr})).rule
+
+
+@lru_cache(maxsize=256)
+def _options(text: str) -> dict[str, Any]:
+    return dict(zip(_TOLD, literal_eval(text), strict=True))
+
+
+@torch.library.custom_op("rmsprop::step_", mutates_args=("params", "state", "steps", "skipped"))
+def _step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    state: list[Tensor],
+    steps: list[Tensor],
+    skipped: Tensor,
+    lrs: list[Tensor],
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    counts: list[int],
+    offsets: list[int],
+    texts: str,
+) -> None:
+    """One native call for all groups; nothing at all where `found_inf` is not 0."""
+    if found_inf is not None and float(found_inf):
+        return
+    rows, slots, work = iter(zip(params, grads, steps, offsets, strict=True)), iter(state), []
+    for text, lr, count in zip(texts.splitlines(), lrs, counts, strict=True):
+        rule, options = _rule(text, float(lr)), _options(text)
+        scalars = cpu.coefficients(rule, 1.0 if grad_scale is None else float(grad_scale), options["stochastic_rounding"])
+        mine = [next(rows) for _ in range(count)]
+        states = [{"step": t, **{name: next(slots) for name in rule.slots().values()}} for _, _, t, _ in mine]
+        dense = [g.to_dense() if g.layout != torch.strided else g for _, g, _, _ in mine]
+        work.append(
+            cpu.Group(*scalars, [p for p, *_ in mine], dense, states, None, options["seed"], [row[3] for row in mine])
+        )
+    if count := cpu.step(work, torch.get_num_threads()):
+        skipped += count
+
+
+def _traced(rule: Rule, group: Any, lr: Tensor, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:
+    """One group by `rule.update`, with scalars that are tensors."""
+    if rule.nonfinite != "propagate":
+        raise RuntimeError(f"nonfinite={rule.nonfinite!r} in a graph needs the kernel; expected 'propagate'")
+    names = tuple(rule.slots().values())
+    dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
+    for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
+        own = {name: x for name, x in zip(names, state[i * len(names) : (i + 1) * len(names)], strict=True)}
+        t += 1  # noqa: PLW2901
+        call = lists.Call(
+            rule, t.double(), lr.to(t.device).double(), 1.0, group["seed"], group["stochastic_rounding"]
+        )
+        lists.step(call, [p], [g], [own], starts[i : i + 1] if dithers else None)

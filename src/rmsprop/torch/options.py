@@ -1,0 +1,135 @@
+"""The options of a parameter group: their names, the rule they make, and what cannot be combined."""
+
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmsprop.dialects import dialect as dialect_rule
+from rmsprop.kernels import cpu
+from rmsprop.rule import OptionError, Rule
+
+#: How torch calls what the rule calls otherwise.
+_TORCH_NAMES = {"beta": "alpha", "epsilon": "eps"}
+_MESSAGE_NAMES = {"lr": "learning rate", "beta": "alpha value"}
+_FIELDS = tuple(name for name in Rule.__dataclass_fields__ if name != "decay_mode")
+#: The options that make the rule, under torch's names.
+RULE_KEYS = (*(_TORCH_NAMES.get(name, name) for name in _FIELDS), "decoupled_weight_decay")
+#: The options that say how it is computed, and their defaults.
+ENGINE = {
+    "capturable": False,
+    "foreach": None,
+    "differentiable": False,
+    "fused": None,
+    "state_dtype": None,
+    "stochastic_rounding": False,
+    "seed": 0,
+}
+VALUES = itemgetter(*RULE_KEYS, *ENGINE)
+_STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16)
+
+
+class Known(NamedTuple):
+    """A group's rule, and the option values it was made from."""
+
+    values: tuple[Any, ...]
+    rule: Rule
+    scalars: cpu.Scalars
+    flags: int
+
+
+def defaults(dialect: str) -> dict[str, Any]:
+    """A dialect's options under torch's names."""
+    rule = dialect_rule(dialect)
+    values = (*(getattr(rule, name) for name in _FIELDS), rule.decay_mode == "decoupled")
+    return dict(zip(RULE_KEYS, values, strict=True))
+
+
+def known(values: tuple[Any, ...]) -> Known:
+    """What `VALUES` of a group amount to.
+
+    Raises:
+        ValueError: an option outside its range, in torch's names, or options that cannot be combined.
+        RuntimeError: the combinations for which torch raises one.
+    """
+    options = dict(zip((*RULE_KEYS, *ENGINE), values, strict=True))
+    _check_engine(options)
+    fields = dict(zip((*_FIELDS, "decoupled"), values, strict=False))
+    rule = _rule(fields, fields.pop("decoupled"))
+    if options["capturable"] and rule.nonfinite != "propagate":
+        raise ValueError(f"capturable=True: nonfinite={rule.nonfinite!r} counts on the host; expected 'propagate'")
+    return Known(values, rule, *cpu.coefficients(rule, stochastic=options["stochastic_rounding"]))
+
+
+def _rule(fields: dict[str, Any], decoupled: Any) -> Rule:
+    if isinstance(lr := fields["lr"], Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got {lr.numel()}")
+        fields["lr"] = lr.item()
+    if not isinstance(decoupled, bool):
+        raise ValueError(f"Invalid decoupled_weight_decay value: {decoupled!r}: expected True or False")
+    try:
+        if tensor := next((name for name, value in fields.items() if isinstance(value, Tensor)), None):
+            raise OptionError(tensor, fields[tensor], "a number; only lr may be a tensor")
+        return Rule(**fields, decay_mode="decoupled" if decoupled else "coupled")
+    except OptionError as error:
+        name = _MESSAGE_NAMES.get(error.name, f"{error.name} value")
+        raise ValueError(f"Invalid {name}: {error.value!r}: expected {error.allowed}") from None
+
+
+def _check_engine(options: dict[str, Any]) -> None:
+    for name in ("capturable", "differentiable", "stochastic_rounding"):
+        _expect(name, options[name], isinstance(options[name], bool), "True or False")
+    for name in ("foreach", "fused"):
+        _expect(name, options[name], options[name] is None or isinstance(options[name], bool), "True, False or None")
+    state_dtype, seed = options["state_dtype"], options["seed"]
+    _expect("state_dtype", state_dtype, state_dtype in _STATE_DTYPES, f"one of {_STATE_DTYPES}")
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    _expect("seed", seed, whole and 0 <= seed < 2**63, "a whole number from 0 to 2**63 - 1")
+    if options["fused"] and options["foreach"]:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if options["differentiable"]:
+        if options["fused"]:
+            raise RuntimeError("`fused` does not support `differentiable`")
+        for name, excluded in (("foreach", True), ("stochastic_rounding", True), ("state_dtype", torch.bfloat16)):
+            _expect(name, options[name], options[name] != excluded, f"another value with differentiable=True")
+
+
+def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
+    if not fits:
+        raise ValueError(f"Invalid {name} value: {value!r}: expected {allowed}")
+
+
+def check_params(group: dict[str, Any]) -> None:
+    """Raises unless the parameters of this group can have its options."""
+    for i, p in enumerate(group["params"]):
+        name = group["param_names"][i] if "param_names" in group else f"params[{i}]"
+        if p.is_neg() or p.is_conj():
+            raise ValueError(f"{name}: a lazily negated or conjugated tensor cannot be updated in place; clone it")
+        if group["stochastic_rounding"] and p.dtype == torch.float16:
+            raise ValueError(f"{name} is float16: stochastic_rounding is for bfloat16; expected it to be False")
+        if group["state_dtype"] == torch.bfloat16 and p.is_complex():
+            raise ValueError(f"{name} is complex: expected state_dtype=None, torch.float32 or torch.float64")
+        if group["fused"] and not p.is_meta:  # a meta tensor has its device yet to come
+            check_fused(name, p, group["state_dtype"])
+
+
+def check_fused(name: str, p: Tensor, state_dtype: torch.dtype | None) -> None:
+    """Raises a RuntimeError unless the kernel can take this parameter."""
+    if why := not_fused(p, state_dtype):
+        raise RuntimeError(f"`fused=True` requires all the params to be floating point Tensors on the CPU: {name} {why}")
+
+
+def not_fused(p: Tensor, state_dtype: torch.dtype | None) -> str:
+    """Why the kernel cannot take a parameter, or nothing."""
+    if cpu.native is None:
+        return f"cannot be stepped by {cpu.NAME}"
+    if p.device.type != "cpu":
+        return f"is on {p.device}"
+    if not (p.is_floating_point() or p.is_complex()):
+        return f"is {p.dtype}"
+    wide = p.dtype in (torch.float64, torch.complex128)
+    if state_dtype is not None and (state_dtype == torch.float64) != wide:
+        return f"is {p.dtype}, whose state the kernel does not keep in {state_dtype}"
+    return ""
