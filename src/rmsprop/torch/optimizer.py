@@ -244,15 +244,6 @@ class RMSprop(Optimizer):
                 pass
         return mixed.step(self.param_groups, plan, watched)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's, which torch.compile refuses to trace; ours can stand in a compiled training step."""
-        if not (torch.compiler.is_compiling() and set_to_none):
-            super().zero_grad(set_to_none)
-            return
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None
-
     def watch(self, log: Callable[[dict[str, float]], Any] | None = None, every: int = 1) -> None:
         """From now on, let every `every`-th step gather the statistics that `stats` returns, in its own pass.
 
