@@ -43,7 +43,7 @@ _OPERATORS = {
     "__mul__": _operator(torch._foreach_mul),
     "__rmul__": _operator(torch._foreach_mul),
     "__truediv__": _operator(torch._foreach_div),
-    **{name: _comparison(name) for name in ("__lt__", "__le__", "__gt__", "__eq__", "__and__", "__or__")},
+    **{name: _comparison(name) for name in ("__lt__", "__le__", "__gt__", "__eq__", "__ne__", "__and__", "__or__")},
 }
 for _name, _function in _OPERATORS.items():
     setattr(_Each, _name, _function)
@@ -114,8 +114,9 @@ def step(
     finfo = torch.finfo(dtype)
     several = len(params) > 1
     wrap: Any = _Each if several else itemgetter(0)
-    state = {letter: wrap([s[name].to(dtype) for s in states]) for letter, name in slots.items()}
-    p, g = (wrap([x.to(dtype) for x in tensors]) for tensors in (params, grads))
+    copy = call.differentiable  # what autograd keeps must not be written to
+    state = {letter: wrap([s[name].to(dtype, copy=copy) for s in states]) for letter, name in slots.items()}
+    p, g = (wrap([x.to(dtype, copy=copy) for x in tensors]) for tensors in (params, grads))
     given: dict[str, Any] = {**call.scalars(), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
     given |= {"sqrt": _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt}
     new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given, where=_where if several else torch.where)

@@ -161,7 +161,7 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
     const S s = NEUTRAL ? v1 : mean_square<S, CENTERED>(v1, m1, k);
     S d = std::sqrt(s + k.e_in) + k.e_out;
     if (!NEUTRAL) d = d < k.floor ? k.floor : d;
-    S u = g / ((g == 0) | (d == 0) ? inf : d);
+    S u = g / ((d == 0) | (g == 0) ? inf : d);  // the same numbers as in rule.py, whose derivative matters too
     if (!NEUTRAL) {
       u = u > k.clip ? k.clip : u;
       u = u < -k.clip ? -k.clip : u;

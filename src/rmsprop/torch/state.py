@@ -77,7 +77,7 @@ def settled(state: State, centered: bool) -> State:
     square = state.pop("square_avg", None)
     if square is None:
         return state
-    m = real(state.setdefault("grad_avg", torch.zeros_like(square)))
+    m = real(state.setdefault("grad_avg", torch.zeros_like(square))).clone()  # autograd may keep it; steps write to it
     known = state.get("variance")
     state["variance"] = variance = torch.empty_like(square)
     v = torch.clamp_min(real(square) - m * m, 0)
