@@ -1,5 +1,7 @@
 """Any layout of parameter and gradient gives the contiguous result, and only the parameter's own elements change."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from rmsprop.kernels import cpu
 from rmsprop.torch import RMSprop
+from tests.test_torch import TABLE
 
 SHAPE = (6, 7, 8, 4)  # 1,344 elements: more than two of the kernel's blocks
 GUARD = 7.0
@@ -121,6 +124,28 @@ def test_equals_torch_where_torch_is_contiguous(make, layout):
         q.grad = random(SHAPE, torch.float64, rng)
         theirs.step()
     assert_allclose(plain(p), plain(q), 1e-11, 1e-11)
+
+
+@pytest.mark.parametrize("g_layout", ["contiguous", "transposed", "every second", "one row for all"])
+@pytest.mark.parametrize("p_layout", ["contiguous", "every second", "transposed", "offset"])
+@pytest.mark.parametrize("options", [*TABLE, {"fused": cpu.native is not None, "momentum": 0.9}], ids=str)
+def test_every_configuration_in_every_layout_equals_torch(options, p_layout, g_layout):
+    """torch steps a contiguous copy: its own fused kernels write beside strided parameters."""
+    rng = np.random.default_rng(2)
+    layout, gradients = LAYOUTS[p_layout], (LAYOUTS | EXPANDED)[g_layout]
+    base, view = laid_out(layout, torch.float64, random(SHAPE, torch.float64, rng))
+    p, q = torch.nn.Parameter(view), torch.nn.Parameter(view.clone(memory_format=torch.contiguous_format))
+    ours = RMSprop([p], **copy.deepcopy(options))
+    theirs = torch.optim.RMSprop([q], **{k: v for k, v in copy.deepcopy(options).items() if k != "fused"})
+    for _ in range(4):
+        p.grad = gradients[1](random(gradients[0], torch.float64, rng))
+        q.grad = p.grad.contiguous()
+        ours.step()
+        theirs.step()
+    assert_allclose(plain(p), plain(q), 1e-10, 1e-12)
+    outside = torch.ones(layout[0], dtype=torch.bool)
+    layout[1](outside).fill_(False)
+    assert (base[outside] == GUARD).all()
 
 
 @pytest.mark.parametrize("threads", [2, 5])

@@ -272,7 +272,8 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
     v1 = where(v1 < tiny, 0.0, v1)  # subnormal numbers cost up to 10x
     s = mean_square(v1, m1, correction, variance_floor, centered, where)
     d = denominator(s, e_in, e_out, floor, sqrt, where)
-    u = g / where((d == 0) | (g == 0) & (d != d), inf, d)  # 0/0 counts as 0, whatever epsilon, and so does 0/NaN
+    # 0/0 counts as 0, whatever epsilon, and so does 0/NaN.
+    u = g / where((d == 0) | (g == 0) & (d != d), inf, d)  # noqa: PLR0124
     u = where(u > clip, clip, u)
     u = where(u < -clip, -clip, u)
     if momentum:

@@ -43,7 +43,7 @@ class Sums(NamedTuple):
     weight: float
     dominated: int
     skipped: int
-    count: int
+    entries: int
 
 
 _NAMES = tuple(Rule().scalars(1))

@@ -118,8 +118,9 @@ def step(
     state = {letter: wrap([s[name].to(dtype, copy=copy) for s in states]) for letter, name in slots.items()}
     p, g = (wrap([x.to(dtype, copy=copy) for x in tensors]) for tensors in (params, grads))
     given: dict[str, Any] = {**call.scalars(), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
-    given |= {"sqrt": _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt}
-    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given, where=_where if several else torch.where)
+    given["sqrt"] = _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt
+    given["where"] = _where if several else torch.where
+    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
     targets = {"p": params} | {letter: [s[name] for s in states] for letter, name in slots.items()}
     for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True):
         if letter in targets:
@@ -168,5 +169,6 @@ def sums(call: Call, before: Tensor, p: Tensor, g: Tensor, state: dict[str, Any]
     used = (x * x <= torch.finfo(dtype).max) if call.rule.nonfinite == "skip" else torch.ones_like(x, dtype=torch.bool)
     s, _ = denominators(call, state)
     dominated = epsilon_dominates(s, k["e_in"], k["e_out"], k["floor"])
-    squares = [torch.where(used, x, 0), p.double() - before.double(), p.double()]
-    return Sums(*(float(y.square().sum()) for y in squares), int(dominated.sum()), int((~used).sum()), p.numel())
+    tensors = torch.where(used, x, 0), p.double() - before.double(), p.double()
+    gradient, change, weight = (float(y.square().sum()) for y in tensors)
+    return Sums(gradient, change, weight, int(dominated.sum()), int((~used).sum()), p.numel())

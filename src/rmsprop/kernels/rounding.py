@@ -1,7 +1,7 @@
 """bfloat16 with rounding at random, for torch tensors: the text that `Dice` and `Dithered` in rule.h transcribe.
 
-bfloat16 has 8 bits of precision: a change below 1/256 of a number is lost when it rounds to nearest, every time. Rounding
-up as often as the number lies near its upper neighbour keeps such changes on average.
+bfloat16 has 8 bits of precision: a change below 1/512 of a number is lost when it rounds to nearest, every time.
+Rounding up as often as the number lies near its upper neighbour keeps such changes on average.
 
 The random bits are a function of (seed, step, index of the element) alone, so that any split of the work over threads,
 tensors or processes gives the same numbers, and a resumed run goes on with them.

@@ -3,8 +3,8 @@
 On the CPU the graph has one operator, `rmsprop::step_`, which calls the kernel; everything is checked there before it
 writes. Elsewhere `rule.update` itself is traced, one tensor after the other, and the compiler fuses it.
 
-State, and rules from options, are made while tracing, by the functions marked `assume_constant_result`: they get constants
-that the graph is guarded by, and are no part of it.
+State, and rules from options, are made while tracing, by the functions marked `assume_constant_result`: they get
+constants that the graph is guarded by, and are no part of it.
 """
 
 from ast import literal_eval
@@ -60,7 +60,7 @@ def step(optimizer: "RMSprop") -> None:
                 starts.append(offset)
             offset += p.numel() * (2 if p.is_complex() else 1)
         lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64)
-        if not (told.native and all([not not_fused(p, group["state_dtype"]) for p in rows])):
+        if not (told.native and not any(not_fused(p, group["state_dtype"]) for p in rows)):
             _traced(told.rule, group, lr, starts, *own)
             continue
         for whole, tensors in zip(operands, own, strict=True):
@@ -74,13 +74,13 @@ def step(optimizer: "RMSprop") -> None:
         torch.ops.rmsprop.step_(*operands, optimizer._skipped, lrs, *scaling, counts, offsets, "\n".join(texts))
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _make_state(number: int) -> None:
     OPTIMIZERS[number].init_state()
     OPTIMIZERS[number]._opt_called = True  # which schedulers ask for
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _tell(values: tuple[Any, ...]) -> Told:
     return _told(values)
 
@@ -123,7 +123,9 @@ def _step(
     rows, slots, work = iter(zip(params, grads, steps, offsets, strict=True)), iter(state), []
     for text, lr, count in zip(texts.splitlines(), lrs, counts, strict=True):
         rule, options = _rule(text, float(lr)), _options(text)
-        scalars = cpu.coefficients(rule, 1.0 if grad_scale is None else float(grad_scale), options["stochastic_rounding"])
+        scalars = cpu.coefficients(
+            rule, 1.0 if grad_scale is None else float(grad_scale), options["stochastic_rounding"]
+        )
         mine = [next(rows) for _ in range(count)]
         states = [{"step": t, **{name: next(slots) for name in rule.slots().values()}} for _, _, t, _ in mine]
         dense = [g.to_dense() if g.layout != torch.strided else g for _, g, _, _ in mine]
@@ -141,9 +143,7 @@ def _traced(rule: Rule, group: Any, lr: Tensor, starts: Any, params: Any, grads:
     names = tuple(rule.slots().values())
     dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
     for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
-        own = {name: x for name, x in zip(names, state[i * len(names) : (i + 1) * len(names)], strict=True)}
+        own = dict(zip(names, state[i * len(names) : (i + 1) * len(names)], strict=True))
         t += 1  # noqa: PLW2901
-        call = lists.Call(
-            rule, t.double(), lr.to(t.device).double(), 1.0, group["seed"], group["stochastic_rounding"]
-        )
+        call = lists.Call(rule, t.double(), lr.to(t.device).double(), 1.0, group["seed"], group["stochastic_rounding"])
         lists.step(call, [p], [g], [own], starts[i : i + 1] if dithers else None)

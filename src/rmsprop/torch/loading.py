@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rmsprop.torch.options import ENGINE
-from rmsprop.torch.state import State, dtype, is_slot, local, real, settled
+from rmsprop.torch.shards import local
+from rmsprop.torch.state import State, dtype, is_slot, real, settled
 
 Groups = list[dict[str, Any]]
 
@@ -17,7 +18,9 @@ def prepared(given: dict[str, Any], groups: Groups) -> dict[str, Any]:
     Raises:
         ValueError: names that do not match, or state that no step could have left; says whose.
     """
-    saved = [{**{name: own[name] for name in ENGINE}, **group} for own, group in _by_name(given["param_groups"], groups)]
+    saved = [
+        {**{name: own[name] for name in ENGINE}, **group} for own, group in _by_name(given["param_groups"], groups)
+    ]
     if len(saved) == len(groups):
         for i, (group, own) in enumerate(zip(saved, groups, strict=True)):
             for k, (index, p) in enumerate(zip(group["params"], own["params"], strict=False)):

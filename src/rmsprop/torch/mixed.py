@@ -1,4 +1,4 @@
-"""The step for tensors of all kinds: other devices, complex numbers, sparse gradients, distributed tensors, no kernel."""
+"""The step for tensors of all kinds: other devices, complex, sparse or distributed tensors, no kernel."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from rmsprop.kernels.cpu import Sums
 from rmsprop.rule import Rule
 from rmsprop.torch.options import check_fused
 from rmsprop.torch.plan import Plan
-from rmsprop.torch.state import State, dtype, is_slot, local, real
+from rmsprop.torch.shards import aligned, local, start
+from rmsprop.torch.state import State, dtype, is_slot, real
 
 
 class Row(NamedTuple):
@@ -103,7 +104,7 @@ def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
 
 def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first: int) -> list[Row]:
     """The parameters of a group that have a gradient, with it and their state, as real tensors that fit."""
-    rows = []
+    rows: list[Row] = []
     offsets: Sequence[int | None] = work.offsets or [None] * len(work.params)
     for k, (p, g, state, offset) in enumerate(zip(work.params, work.grads, work.states, offsets, strict=True)):
         if g is None:
@@ -111,33 +112,12 @@ def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first
         name = work.names[k] if work.names else f"parameter {k} of group {number}"
         if group["fused"]:
             check_fused(name, p, group["state_dtype"])
-        g = _dense(g, p)  # noqa: PLW2901
+        g = aligned(g, p)  # noqa: PLW2901
         _check_row(name, p, g, state, rule, group)
         slots = {key: real(local(value)) if is_slot(key, value) else value for key, value in state.items()}
-        start = None if offset is None else offset + _start(name, p)
-        rows.append(Row(name, real(local(p)), real(local(g).resolve_conj()), slots, start, first + len(rows)))
+        begin = None if offset is None else offset + start(name, p)
+        rows.append(Row(name, real(local(p)), real(local(g).resolve_conj()), slots, begin, first + len(rows)))
     return rows
-
-
-def _dense(g: Tensor, p: Tensor) -> Tensor:
-    """The gradient as a dense tensor, laid out over processes as its parameter."""
-    if g.layout != torch.strided:
-        g = g.to_dense()
-    if hasattr(p, "placements") and getattr(g, "placements", None) != p.placements:
-        g = g.redistribute(p.device_mesh, p.placements)
-    return g
-
-
-def _start(name: str, p: Tensor) -> int:
-    """Where the elements that this process holds begin in the whole parameter, in row-major order."""
-    if not hasattr(p, "placements"):
-        return 0
-    (chunk,) = p.__create_chunk_list__()
-    if 0 in chunk.sizes:
-        return 0
-    if chunk.sizes[1:] != p.shape[1:]:
-        raise ValueError(f"{name}: random rounding needs a tensor sharded along its first dimension, not {p.placements}")
-    return int(chunk.offsets[0]) * (p.numel() // p.shape[0] if p.ndim else 1)
 
 
 def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group: dict[str, Any]) -> None:

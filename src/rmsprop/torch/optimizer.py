@@ -52,7 +52,7 @@ class RMSprop(Optimizer):
         dialect: whose rule and defaults to use (`rmsprop.DIALECTS`); an argument that is given wins over it.
         nesterov, momentum_form, bias_correction, epsilon_mode, initial_square, variance_floor, clip, clip_weights,
         nonfinite: as in `rmsprop.Rule`; None is the dialect's.
-        state_dtype: torch.float32, float64 or bfloat16; None is float32, or a parameter's own dtype where that is wider.
+        state_dtype: torch.float32, float64 or bfloat16; None is float32, or the parameter's where that is wider.
             bfloat16 state is rounded at random, or its averages would stall.
         stochastic_rounding: round bfloat16 parameters at random, so that steps below their precision count on average.
         seed: of the random rounding, whose bits depend on seed, step number and the element's index in the whole
@@ -302,7 +302,7 @@ class RMSprop(Optimizer):
         for entry in self.state.values():
             for value in entry.values():
                 if isinstance(value, Tensor):
-                    value.share_memory_()
+                    value.share_memory_()  # type: ignore[no-untyped-call]
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""

@@ -93,7 +93,7 @@ def _check_engine(options: dict[str, Any]) -> None:
         if options["fused"]:
             raise RuntimeError("`fused` does not support `differentiable`")
         for name, excluded in (("foreach", True), ("stochastic_rounding", True), ("state_dtype", torch.bfloat16)):
-            _expect(name, options[name], options[name] != excluded, f"another value with differentiable=True")
+            _expect(name, options[name], options[name] != excluded, "another value with differentiable=True")
 
 
 def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
@@ -118,7 +118,9 @@ def check_params(group: dict[str, Any]) -> None:
 def check_fused(name: str, p: Tensor, state_dtype: torch.dtype | None) -> None:
     """Raises a RuntimeError unless the kernel can take this parameter."""
     if why := not_fused(p, state_dtype):
-        raise RuntimeError(f"`fused=True` requires all the params to be floating point Tensors on the CPU: {name} {why}")
+        raise RuntimeError(
+            f"`fused=True` requires all the params to be floating point Tensors on the CPU: {name} {why}"
+        )
 
 
 def not_fused(p: Tensor, state_dtype: torch.dtype | None) -> str:

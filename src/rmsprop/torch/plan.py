@@ -77,8 +77,8 @@ class Plan:
         scalars, flags = mine.scalars, mine.flags
         if self.scale != 1:
             scalars, flags = cpu.coefficients(mine.rule, self.scale, group["stochastic_rounding"])
-        names = group.get("param_names")
-        return cpu.Group(scalars, flags, params, grads, states, names, group["seed"], self._offsets and self._offsets[i])
+        names, starts = group.get("param_names"), self._offsets[i] if self._offsets else None
+        return cpu.Group(scalars, flags, params, grads, states, names, group["seed"], starts)
 
     def _states(self, params: list[Any]) -> list[Any]:
         """The state of each parameter, or None.

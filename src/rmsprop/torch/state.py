@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.rule import Rule
+from rmsprop.torch.shards import local
 
 State = dict[str, Any]
 
@@ -35,11 +36,6 @@ def dtype(p: Tensor, wanted: torch.dtype | None) -> torch.dtype:
     if p.is_complex():
         return p.dtype if wanted is None else wanted.to_complex()
     return wanted or torch.promote_types(p.dtype, torch.float32)
-
-
-def local(x: Tensor) -> Tensor:
-    """The part of a distributed tensor that this process holds, sharing its memory; any other tensor as it is."""
-    return x.to_local() if hasattr(x, "to_local") else x  # torch.distributed.tensor is slow to import
 
 
 def is_slot(key: str, value: Any) -> bool:

@@ -10,7 +10,8 @@ from rmsprop.kernels import lists
 from rmsprop.kernels.cpu import Group, Sums
 from rmsprop.rule import Rule
 from rmsprop.torch.plan import Plan
-from rmsprop.torch.state import State, is_slot, local, real
+from rmsprop.torch.shards import local
+from rmsprop.torch.state import State, is_slot, real
 
 #: Quantiles of the effective step size lr / d, in percent.
 QUANTILES = (10, 50, 90)
@@ -37,7 +38,7 @@ class Watch:
         self.latest = {}
         for i, group in enumerate(plan.work):
             for k, g in enumerate(group.grads):
-                if g is not None and (row := next(found)).count:
+                if g is not None and (row := next(found)).entries:
                     name = group.names[k] if group.names else f"group{i}.parameter{k}"
                     self.latest[name] = _statistics(row) | _step_sizes(plan.known[i].rule, group, k)
 
@@ -49,13 +50,17 @@ class Watch:
 
 
 def _statistics(row: Sums) -> dict[str, float]:
-    gradient, update, weight = sqrt(row.gradient / max(row.count - row.skipped, 1)), sqrt(row.update), sqrt(row.weight)
+    gradient, update, weight = (
+        sqrt(row.gradient / max(row.entries - row.skipped, 1)),
+        sqrt(row.update),
+        sqrt(row.weight),
+    )
     return {
         "gradient_rms": gradient,
-        "update_rms": update / sqrt(row.count),
-        "weight_rms": weight / sqrt(row.count),
+        "update_rms": update / sqrt(row.entries),
+        "weight_rms": weight / sqrt(row.entries),
         "update_to_weight": update / weight if weight else float("inf") if update else 0.0,
-        "epsilon_share": row.dominated / row.count,
+        "epsilon_share": row.dominated / row.entries,
         "skipped": row.skipped,
     }
 
