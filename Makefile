@@ -6,15 +6,19 @@ NATIVE := CMakeLists.txt $(wildcard src/rmsprop/kernels/*.cpp src/rmsprop/kernel
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help dev train test lint types format bench check
+.PHONY: help dev train test test-peers lint types format bench check
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 train: $(VENV)/train.stamp  ## train a network on the handwritten digits
 	$(BIN)/rmsprop train $(ARGS)
 
 test: $(VENV)/test.stamp  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-peers:  ## the tests with timm, accelerate, Lightning, Transformers and bitsandbytes
+	@$(MAKE) --no-print-directory VENV=.venv-peers .venv-peers/peers.stamp
+	.venv-peers/bin/python -m pytest tests/peers $(ARGS)
 
 dev: $(VENV)/test.stamp  ## install everything, editable
 
