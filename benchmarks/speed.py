@@ -12,6 +12,7 @@ Ratios are against the faster of torch.optim.RMSprop's loop and foreach. Quote t
 import argparse
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -100,7 +101,7 @@ def bare_steps(rounds: int, with_compile: bool, long_compile: bool) -> None:
             ratio = min(took["loop"], took["foreach"]) / took["rmsprop"]
             names = ("loop", "foreach", "compiled", "rmsprop")
             shown = [f"{took[name] * 1e6:,.0f} µs" if name in took else "" for name in names]
-            print(f"| {case} | {options} | {' | '.join(shown)} | {ratio:.2f} | {target if not common else ''} |")
+            print(f"| {case} | {options} | {' | '.join(shown)} | {ratio:.2f} | {target} |")
 
 
 def bandwidth(rounds: int) -> None:
@@ -117,6 +118,61 @@ def bandwidth(rounds: int) -> None:
     step, add = 20 * n / took["step"] / 1e9, 12 * n / took["add"] / 1e9
     print("\n## Memory bandwidth at 2 x 4096²\n")
     print(f"step {step:.1f} GB/s, a += b {add:.1f} GB/s: {step / add:.2f} of a plain read-add-write loop (target .85)")
+
+
+def variants(rounds: int) -> None:
+    """What bfloat16, random rounding and statistics cost, against the plain float32 step of the same shapes."""
+    shapes, dtypes = CASES["2 x 4096²"][0], {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    cases: dict[str, tuple[str, dict]] = {
+        "float32": ("float32", {}),
+        "float32, watched": ("float32", {}),
+        "float32, bfloat16 state": ("float32", {"state_dtype": torch.bfloat16}),
+        "bfloat16": ("bfloat16", {}),
+        "bfloat16, stochastic_rounding": ("bfloat16", {"stochastic_rounding": True}),
+        "bfloat16, bfloat16 state": ("bfloat16", {"state_dtype": torch.bfloat16, "stochastic_rounding": True}),
+    }
+    steps: dict[str, Callable[[], object]] = {}
+    for name, (dtype, options) in cases.items():
+        params = [nn.Parameter(p.detach().to(dtypes[dtype])) for p in parameters(shapes)]
+        for p in params:
+            p.grad = torch.randn(p.shape).to(p.dtype)
+        optimizer = rmsprop.torch.RMSprop(params, **options)
+        if "watched" in name:
+            optimizer.watch()
+        steps[name] = optimizer.step
+    took = interleaved(steps, rounds, turn=3)
+    print("\n## Precision and statistics at 2 x 4096²\n")
+    print("| parameters | a step | times as fast as float32 |\n|---|---|---|")
+    for name, seconds in took.items():
+        print(f"| {name} | {seconds * 1e6:,.0f} µs | {took['float32'] / seconds:.2f} |")
+
+
+def memory() -> None:
+    """How far the process grows during a step, beyond parameters, gradients and state (Linux)."""
+    shapes = CASES["2 x 4096²"][0]
+    size = sum(p.numel() * p.element_size() for p in parameters(shapes))
+    print(f"\n## Extra memory of a step at 2 x 4096² ({size / 2**20:.0f} MiB of parameters)\n")
+    print("| optimizer | plain | momentum, centered, decay |\n|---|---|---|")
+    rows: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "torch loop": lambda params, **options: torch.optim.RMSprop(params, foreach=False, **options),
+        "torch foreach": lambda params, **options: torch.optim.RMSprop(params, foreach=True, **options),
+        "rmsprop": rmsprop.torch.RMSprop,
+    }
+    for name, make in rows.items():
+        grown = []
+        for options in ({}, OPTIONS["momentum, centered, decay, clip"][0]):
+            optimizer = make(parameters(shapes), **options)
+            optimizer.step()
+            before = resident("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            optimizer.step()
+            grown.append(f"{max(resident('VmHWM') - before, 0) / 2**10:.1f} MiB")
+        print(f"| {name} | {' | '.join(grown)} |")
+
+
+def resident(key: str) -> int:
+    """A figure of this process in KiB: memory now (VmRSS) or at its peak (VmHWM)."""
+    return int(Path("/proc/self/status").read_text().split(key)[1].split()[1])
 
 
 def training_loop(rounds: int) -> None:
@@ -168,6 +224,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
     bare_steps(arguments.rounds, not arguments.no_compile, arguments.long_compile)
     bandwidth(arguments.rounds)
+    variants(arguments.rounds)
+    if Path("/proc/self/clear_refs").exists():
+        memory()
     training_loop(arguments.rounds)
 
 

@@ -43,19 +43,21 @@ inline float float_of(uint32_t bits) {
   return x;
 }
 
-struct BFloat16 {  // the upper half of a float32; rounds to nearest, ties to even
+// The upper half of a float32; rounds to nearest, ties to even. A NaN is cut off and stays one, for what arithmetic gives
+// has its highest bit set.
+struct BFloat16 {
   using Raw = uint16_t;
   template <class S> static S decode(Raw x) { return S(float_of(uint32_t(x) << 16)); }
   template <class S> static Raw encode(S x, uint32_t) {
     const uint32_t bits = bits_of(float(x));
-    return Raw(x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    return Raw((bits + (x == x ? 0x7fff + (bits >> 16 & 1) : 0)) >> 16);
   }
 };
 
 struct Dithered : BFloat16 {  // rounds up as often as x lies near the upper neighbour, so that the mean is x
   template <class S> static Raw encode(S x, uint32_t random) {
     const uint32_t bits = bits_of(float(x)), finite = (bits & 0x7f800000) != 0x7f800000;
-    return Raw(x != x ? 0x7fc0 : (bits + (finite ? random : 0)) >> 16);
+    return Raw((bits + (finite ? random : 0)) >> 16);
   }
 };
 

@@ -15,7 +15,7 @@ from rmsprop.torch.state import State, is_slot, real
 
 #: Quantiles of the effective step size lr / d, in percent.
 QUANTILES = (10, 50, 90)
-_SAMPLE = 1 << 16  # entries of a parameter that quantiles are taken of
+_SAMPLE = 1 << 14  # entries of a parameter that quantiles are taken of: few enough for one of torch's threads
 
 Stats = dict[str, dict[str, float]]
 
@@ -67,7 +67,7 @@ def _statistics(row: Sums) -> dict[str, float]:
 
 @torch.no_grad()
 def _step_sizes(rule: Rule, group: Group, k: int) -> dict[str, float]:
-    """Quantiles of lr / d over at most 65,536 evenly spaced entries."""
+    """Quantiles of lr / d over at most 16,384 evenly spaced entries."""
     state: State = group.states[k]
     flat = {key: real(local(x)).flatten() for key, x in state.items() if is_slot(key, x)}
     sample = {key: x[:: -(-len(x) // _SAMPLE)] for key, x in flat.items()}
