@@ -21,10 +21,10 @@ from rmsprop.torch.options import ENGINE, RULE_KEYS, VALUES, known, not_fused
 from rmsprop.torch.state import real
 
 if TYPE_CHECKING:
-    from rmsprop.torch.optimizer import RMSprop
+    from rmsprop.torch.stateful import Stateful
 
 #: All optimizers by their number, which stands for them among constants.
-OPTIMIZERS: "WeakValueDictionary[int, RMSprop]" = WeakValueDictionary()
+OPTIMIZERS: "WeakValueDictionary[int, Stateful]" = WeakValueDictionary()
 _TOLD = (*RULE_KEYS[1:], *(name for name in ENGINE if name != "state_dtype"))  # lr is a tensor, and state is there
 
 
@@ -37,7 +37,7 @@ class Told(NamedTuple):
     text: str
 
 
-def step(optimizer: "RMSprop") -> None:
+def step(optimizer: "Stateful") -> None:
     """One step of all groups."""
     if optimizer._watch is not None:
         raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")

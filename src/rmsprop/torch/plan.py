@@ -12,7 +12,7 @@ from rmsprop.torch.options import VALUES, Known, known
 from rmsprop.torch.state import State, fresh
 
 if TYPE_CHECKING:
-    from rmsprop.torch.optimizer import RMSprop
+    from rmsprop.torch.stateful import Stateful
 
 _GRAD = attrgetter("grad")
 
@@ -38,7 +38,7 @@ class Plan:
         scale: what the gradients have been multiplied by.
     """
 
-    def __init__(self, optimizer: "RMSprop", scale: float = 1.0) -> None:
+    def __init__(self, optimizer: "Stateful", scale: float = 1.0) -> None:
         groups = optimizer.param_groups
         self.known = dict(optimizer._known)
         self.created: dict[Tensor, State] = {}
