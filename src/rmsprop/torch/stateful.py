@@ -1,0 +1,94 @@
+"""State that is made early, saved, loaded, pickled and shared: all of the optimizer but its step."""
+
+import itertools
+from threading import Lock
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rmsprop.torch import graph, loading
+from rmsprop.torch.options import ENGINE, VALUES, Known, defaults, known
+from rmsprop.torch.state import fresh, square_avg
+from rmsprop.torch.watch import Watch
+
+
+class Stateful(Optimizer):
+    """What `RMSprop` is beside its step. Not to be used on its own."""
+
+    _skipped: Tensor
+
+    def _begin(self) -> None:
+        """What a copy must have anew."""
+        self._known: dict[int, Known] = {}
+        self._turn = Lock()
+        self._watch: Watch | None = None
+        self._number = id(self)
+        graph.OPTIMIZERS[self._number] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along."""
+        return {**super().__getstate__(), "_skipped": self._skipped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes over a pickled or loaded state; options the state does not know have torch's values."""
+        super().__setstate__(state)
+        if "_turn" not in self.__dict__:
+            self._begin()
+        self._known = {}
+        neutral = defaults("torch") | ENGINE
+        for group in self.param_groups:
+            for name, value in neutral.items():
+                group.setdefault(name, value)
+
+    def init_state(self) -> None:
+        """Makes the state of every parameter now, as a first step would find it; what is there stays."""
+        for group in self.param_groups:
+            rule = known(VALUES(group)).rule
+            for p in group["params"]:
+                if (entry := fresh(p, rule, self.state[p], group)) is not self.state[p]:
+                    self.state[p] = entry
+
+    def share_memory(self) -> None:
+        """Makes the state now, in memory that processes share: they then step with common statistics (A3C)."""
+        self.init_state()
+        for p in itertools.chain.from_iterable(group["params"] for group in self.param_groups):
+            for value in self.state[p].values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()  # type: ignore[no-untyped-call]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
+        result = super().state_dict()
+        result["state"] = {
+            i: {**entry, "square_avg": square_avg(entry)} if isinstance(entry, dict) and "variance" in entry else entry
+            for i, entry in result["state"].items()
+        }
+        return result
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a `state_dict` of this optimizer or of `torch.optim.RMSprop`; the state keeps its dtype.
+
+        Where both sides have parameter names, state goes to the parameter of its name, whatever the order.
+
+        Raises:
+            ValueError: other names or groups, or state of another shape, not finite, or negative where it cannot be;
+                nothing has changed then.
+        """
+        final: list[dict[str, Any]] = []
+
+        def prepare(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            final.append(loading.prepared(given, self.param_groups))
+            return final[0]
+
+        hooks = [  # after the caller's hooks that change what is loaded, before those that look at the result
+            self.register_load_state_dict_pre_hook(prepare),
+            self.register_load_state_dict_post_hook(
+                lambda _: self.state.update(loading.restored(final[0], self.param_groups, self.state)), prepend=True
+            ),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
