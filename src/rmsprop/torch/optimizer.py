@@ -13,7 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from rmsprop.dialects import Default
 from rmsprop.kernels import cpu
 from rmsprop.torch import graph, mixed
-from rmsprop.torch.options import VALUES, check_params, defaults, known, not_fused
+from rmsprop.torch.options import VALUES, check_params, defaults, known
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.stateful import Stateful
 from rmsprop.torch.watch import Watch
@@ -142,10 +142,11 @@ class RMSprop(Stateful):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether `GradScaler` leaves it to `step` to divide by `grad_scale` and to look at `found_inf`."""
-        if any(group["foreach"] or group["fused"] is False or group["differentiable"] for group in self.param_groups):
-            return False
-        return all(not not_fused(p, group["state_dtype"]) for group in self.param_groups for p in group["params"])
+        """Whether `GradScaler` leaves it to `step` to divide by `grad_scale` and to look at `found_inf`.
+
+        As in torch only with `fused=True`: trainers then refuse to clip gradients, which nobody has unscaled.
+        """
+        return all(group["fused"] is True for group in self.param_groups)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; everything is checked before the first write.
