@@ -23,7 +23,7 @@ def bits(seed: int, t: Any, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         t: number of the step, from 1; a whole number, or a tensor of one.
         index: of the elements, int64.
     """
-    start = _mix(torch.as_tensor(seed, dtype=torch.int64, device=index.device))
+    start = _mix(torch.full((), seed, dtype=torch.int64, device=index.device))
     key = _mix(_mix(start + (t.long() if isinstance(t, Tensor) else t)) + (index >> 32))
     pv = _scramble((_scramble((index & _LOW) ^ (key & _LOW)) + (key >> 32 & _LOW)) & _LOW)
     mb = _scramble((pv + 0x9E3779B9) & _LOW)

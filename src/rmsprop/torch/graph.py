@@ -59,13 +59,12 @@ def step(optimizer: "Stateful") -> None:
             if p.grad is not None:
                 starts.append(offset)
             offset += p.numel() * (2 if p.is_complex() else 1)
-        lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64)
         if not (told.native and not any(not_fused(p, group["state_dtype"]) for p in rows)):
             _traced(told.rule, group, lr, starts, *own)
             continue
         for whole, tensors in zip(operands, own, strict=True):
             whole.extend(tensors)
-        lrs.append(lr)
+        lrs.append(lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64))
         texts.append(told.text)
         counts.append(len(rows))
         offsets.extend(starts)
@@ -136,14 +135,15 @@ def _step(
         skipped += count
 
 
-def _traced(rule: Rule, group: Any, lr: Tensor, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:
-    """One group by `rule.update`, with scalars that are tensors."""
+def _traced(rule: Rule, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:
+    """One group by `rule.update`, with scalars that are tensors; nothing may be copied to or from the device."""
     if rule.nonfinite != "propagate":
         raise RuntimeError(f"nonfinite={rule.nonfinite!r} in a graph needs the kernel; expected 'propagate'")
     names = tuple(rule.slots().values())
+    lr = lr.double().reshape(()) if isinstance(lr, Tensor) else lr
     dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
     for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
         own = dict(zip(names, state[i * len(names) : (i + 1) * len(names)], strict=True))
         t += 1  # noqa: PLW2901
-        call = lists.Call(rule, t.double(), lr.to(t.device).double(), 1.0, group["seed"], group["stochastic_rounding"])
+        call = lists.Call(rule, t.double(), lr, 1.0, group["seed"], group["stochastic_rounding"])
         lists.step(call, [p], [g], [own], starts[i : i + 1] if dithers else None)
