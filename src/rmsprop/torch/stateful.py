@@ -17,6 +17,7 @@ class Stateful(Optimizer):
     """What `RMSprop` is beside its step. Not to be used on its own."""
 
     _skipped: Tensor
+    _opt_called: bool
 
     def _begin(self) -> None:
         """What a copy must have anew."""
