@@ -106,4 +106,6 @@ class Plan:
         """
         if self._state or any(mine.rule.lr for mine in self.known.values()):
             return False
-        return not any(bool(g.count_nonzero()) for group in self.work for g in group.grads if g is not None)
+        sizes = (g.abs().sum() for group in self.work for g in group.grads if g is not None)
+        # Of a distributed gradient the whole counts, or some processes would make the step and others not.
+        return not any(bool(size.full_tensor() if hasattr(size, "full_tensor") else size) for size in sizes)
