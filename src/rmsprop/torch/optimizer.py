@@ -187,8 +187,10 @@ class RMSprop(Stateful):
 
     def _is_captured(self) -> bool:
         """Whether a CUDA graph may be taking this step down: it must not wait for the device."""
-        groups = [group for group in self.param_groups if group["capturable"]]
-        return any(p.device.type != "cpu" for group in groups for p in group["params"])
+        for group in self.param_groups:
+            if group["capturable"] and any(p.device.type != "cpu" for p in group["params"]):
+                return True
+        return False
 
     _watched_step = Optimizer.profile_hook_step(_bare_step)
 

@@ -19,7 +19,10 @@ _GRAD = attrgetter("grad")
 
 def offsets(groups: list[dict[str, Any]]) -> list[list[int]] | None:
     """The index of each parameter's first element among all elements of the optimizer; None where nobody needs it."""
-    if not any(group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16 for group in groups):
+    for group in groups:
+        if group["stochastic_rounding"] or group["state_dtype"] is torch.bfloat16:
+            break
+    else:
         return None
     sizes = [[p.numel() * (2 if p.is_complex() else 1) for p in group["params"]] for group in groups]
     starts = accumulate(chain.from_iterable(sizes), initial=0)
