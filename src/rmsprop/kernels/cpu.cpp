@@ -100,6 +100,9 @@ struct Row {
 
   bool dithers() const { return flags & STOCHASTIC || view[V].dtype == BF16; }
 
+  // How many elements from i on have one key: it changes with the upper half of their index.
+  int64_t same_key(int64_t i) const { return (int64_t(1) << 32) - int64_t((offset + uint64_t(i)) & 0xffffffff); }
+
   Dice dice(int64_t i) const {
     const uint64_t index = offset + uint64_t(i), k = mix(key + (index >> 32));
     return {uint32_t(index), uint32_t(k), uint32_t(k >> 32)};
@@ -157,6 +160,7 @@ void visit(const Row& row, int64_t begin, int64_t end, int64_t longest, bool wri
   char* at[OPERANDS] = {};
   for (int64_t i = begin, n; i < end; i += n) {
     n = std::min(end - i, row.dense ? longest : BLOCK);
+    if (row.dithers()) n = std::min(n, row.same_key(i));
     for (int o = P; o < OPERANDS; ++o) {
       if (!has(row, o)) continue;
       const View& a = row.view[o];

@@ -146,10 +146,14 @@ def _dithered(call: Call, letter: str, target: Tensor, value: Tensor, offset: in
 
 def is_usable(call: Call, p: Tensor, g: Tensor) -> bool:
     """Whether `nonfinite="error"` lets this gradient pass."""
+    return bool(_usable(call, p, g).all())
+
+
+def _usable(call: Call, p: Tensor, g: Tensor) -> Tensor:
     k, dtype = call.scalars(), arithmetic(p)
     decay = call.rule.weight_decay > 0
-    passing = usable(p.to(dtype), g.to(dtype), k["sign"], k["coupled"], torch.finfo(dtype).max, decay)
-    return bool(passing.all())
+    passing: Tensor = usable(p.to(dtype), g.to(dtype), k["sign"], k["coupled"], torch.finfo(dtype).max, decay)
+    return passing
 
 
 def denominators(call: Call, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -165,8 +169,9 @@ def denominators(call: Call, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
 def sums(call: Call, before: Tensor, p: Tensor, g: Tensor, state: dict[str, Any]) -> Sums:
     """What a step has done to a parameter; as the kernel's `measure`."""
     k, dtype = call.scalars(), arithmetic(p)
-    x = (k["sign"] * g.to(dtype)).double()
-    used = (x * x <= torch.finfo(dtype).max) if call.rule.nonfinite == "skip" else torch.ones_like(x, dtype=torch.bool)
+    x, used = (k["sign"] * g.to(dtype)).double(), torch.ones_like(p, dtype=torch.bool)
+    if call.rule.nonfinite == "skip":
+        used = _usable(call, before, g)
     s, _ = denominators(call, state)
     dominated = epsilon_dominates(s, k["e_in"], k["e_out"], k["floor"])
     tensors = torch.where(used, x, 0), p.double() - before.double(), p.double()

@@ -238,7 +238,9 @@ void measure(const char* before, char* const* at, int64_t n, const Scalars<S> k,
     const S m = CENTERED ? State::template decode<S>(read<State>(at[3], i)) : S(0);
     const S s = mean_square<S, CENTERED>(v, m, k);
     dominated += (s < k.e_in) | (s < k.e_out * k.e_out) | (s < k.floor * k.floor);
-    const double x = SKIP && !(g * g <= std::numeric_limits<S>::max()) ? 0 : double(g), y = double(p1) - double(p0);
+    const S whole = k.coupled != 0 ? g + k.coupled * p0 : g;
+    const bool used = !SKIP || whole * whole <= std::numeric_limits<S>::max();
+    const double x = used ? double(g) : 0, y = double(p1) - double(p0);
     gradient[lane] += x * x;
     update[lane] += y * y;
     weight[lane] += double(p1) * double(p1);

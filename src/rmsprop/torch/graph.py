@@ -1,7 +1,8 @@
 """The step as part of a graph: `torch.compile` traces this file, and CUDA graphs capture it.
 
 On the CPU the graph has one operator, `rmsprop::step_`, which calls the kernel; everything is checked there before it
-writes. Elsewhere `rule.update` itself is traced, one tensor after the other, and the compiler fuses it.
+writes. Elsewhere, and for complex numbers, which the compiler lets no operator write (torch 2.13), `rule.update`
+itself is traced, one tensor after the other, and the compiler fuses it.
 
 State, and rules from options, are made while tracing, by the functions marked `assume_constant_result`: they get
 constants that the graph is guarded by, and are no part of it.
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
     from rmsprop.torch.stateful import Stateful
 
 #: All optimizers by their number, which stands for them among constants.
-OPTIMIZERS: "WeakValueDictionary[int, Stateful]" = WeakValueDictionary()
-_TOLD = (*RULE_KEYS[1:], *(name for name in ENGINE if name != "state_dtype"))  # lr is a tensor, and state is there
+OPTIMIZERS: "WeakValueDictionary[str, Stateful]" = WeakValueDictionary()
+# Not lr, which is a tensor, nor what state has settled; and dynamo shows a graph capturable=True, true or not.
+_TOLD = (*RULE_KEYS[1:], *(name for name in ENGINE if name not in ("state_dtype", "capturable")))
 
 
 class Told(NamedTuple):
     """What the options of a group amount to, and all of them as text."""
 
     rule: Rule
+    values: tuple[Any, ...]
     slots: tuple[str, ...]
     native: bool
     text: str
+    names: tuple[str, ...] = ()  # of the parameters, for messages
 
 
 def step(optimizer: "Stateful") -> None:
@@ -43,14 +47,16 @@ def step(optimizer: "Stateful") -> None:
         raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
     _make_state(optimizer._number)
     operands: Any = ([], [], [], [])
-    lrs, texts, counts, offsets, offset = [], [], [], [], 0
-    for group in optimizer.param_groups:
-        told, lr = _tell(tuple([group[name] for name in _TOLD])), group["lr"]
+    lrs, texts, counts, offsets, names, offset = [], [], [], [], [], 0
+    for number, group in enumerate(optimizer.param_groups):
+        told, lr = _tell(optimizer._number, number), group["lr"]
+        if any(group[name] != value for name, value in zip(_TOLD, told.values, strict=True)):
+            raise AssertionError  # never; to have compared them is what guards the graph by them
         rows = [p for p in group["params"] if p.grad is not None]
         states = [optimizer.state[p] for p in rows]
         own = (
             [real(p) for p in rows],
-            [real(p.grad) for p in rows],
+            [real(p.grad.resolve_conj().resolve_neg()) for p in rows],
             [real(state[name]) for state in states for name in told.slots],
             [state["step"] for state in states],
         )
@@ -59,7 +65,7 @@ def step(optimizer: "Stateful") -> None:
             if p.grad is not None:
                 starts.append(offset)
             offset += p.numel() * (2 if p.is_complex() else 1)
-        if not (told.native and not any(not_fused(p, group["state_dtype"]) for p in rows)):
+        if not (told.native and not any(p.is_complex() or not_fused(p, group["state_dtype"]) for p in rows)):
             _traced(told.rule, group, lr, starts, *own)
             continue
         for whole, tensors in zip(operands, own, strict=True):
@@ -68,20 +74,24 @@ def step(optimizer: "Stateful") -> None:
         texts.append(told.text)
         counts.append(len(rows))
         offsets.extend(starts)
-    if texts:
+        names.extend([name for name, p in zip(told.names, group["params"], strict=True) if p.grad is not None])
+    if names:
         scaling = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        torch.ops.rmsprop.step_(*operands, optimizer._skipped, lrs, *scaling, counts, offsets, "\n".join(texts))
+        text = "\n".join(texts), "\n".join(names)
+        torch.ops.rmsprop.step_(*operands, optimizer._skipped, lrs, *scaling, counts, offsets, *text)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _make_state(number: int) -> None:
+def _make_state(number: str) -> None:
     OPTIMIZERS[number].init_state()
     OPTIMIZERS[number]._opt_called = True  # which schedulers ask for
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _tell(values: tuple[Any, ...]) -> Told:
-    return _told(values)
+def _tell(optimizer: str, number: int) -> Told:
+    group = OPTIMIZERS[optimizer].param_groups[number]
+    names = group.get("param_names") or [f"parameter {k} of group {number}" for k in range(len(group["params"]))]
+    return _told(tuple([group[x] for x in _TOLD]))._replace(names=tuple([x.replace("\n", " ") for x in names]))
 
 
 @lru_cache(maxsize=256)
@@ -89,7 +99,7 @@ def _told(values: tuple[Any, ...]) -> Told:
     options = dict(zip(_TOLD, values, strict=True))
     rule = _rule(repr(values), 0.0)
     native = not (options["foreach"] or options["fused"] is False or options["differentiable"])
-    return Told(rule, tuple(rule.slots().values()), native, repr(values))
+    return Told(rule, values, tuple(rule.slots().values()), native, repr(values))
 
 
 @lru_cache(maxsize=256)
@@ -115,22 +125,22 @@ def _step(
     counts: list[int],
     offsets: list[int],
     texts: str,
+    names: str,
 ) -> None:
     """One native call for all groups; nothing at all where `found_inf` is not 0."""
     if found_inf is not None and float(found_inf):
         return
-    rows, slots, work = iter(zip(params, grads, steps, offsets, strict=True)), iter(state), []
+    rows, slots, work = iter(zip(params, grads, steps, offsets, names.split("\n"), strict=True)), iter(state), []
     for text, lr, count in zip(texts.splitlines(), lrs, counts, strict=True):
         rule, options = _rule(text, float(lr)), _options(text)
         scalars = cpu.coefficients(
             rule, 1.0 if grad_scale is None else float(grad_scale), options["stochastic_rounding"]
         )
         mine = [next(rows) for _ in range(count)]
-        states = [{"step": t, **{name: next(slots) for name in rule.slots().values()}} for _, _, t, _ in mine]
-        dense = [g.to_dense() if g.layout != torch.strided else g for _, g, _, _ in mine]
-        work.append(
-            cpu.Group(*scalars, [p for p, *_ in mine], dense, states, None, options["seed"], [row[3] for row in mine])
-        )
+        states = [{"step": t, **{name: next(slots) for name in rule.slots().values()}} for _, _, t, *_ in mine]
+        dense = [g.to_dense() if g.layout != torch.strided else g for _, g, *_ in mine]
+        offset, called = [row[3] for row in mine], [row[4] for row in mine]
+        work.append(cpu.Group(*scalars, [p for p, *_ in mine], dense, states, called, options["seed"], offset))
     if count := cpu.step(work, torch.get_num_threads()):
         skipped += count
 
@@ -143,7 +153,12 @@ def _traced(rule: Rule, group: Any, lr: Any, starts: Any, params: Any, grads: An
     lr = lr.double().reshape(()) if isinstance(lr, Tensor) else lr
     dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
     for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
-        own = dict(zip(names, state[i * len(names) : (i + 1) * len(names)], strict=True))
+        p, g, *slots = (_elements(x) for x in (p, g, *state[i * len(names) : (i + 1) * len(names)]))  # noqa: PLW2901
         t += 1  # noqa: PLW2901
         call = lists.Call(rule, t.double(), lr, 1.0, group["seed"], group["stochastic_rounding"])
-        lists.step(call, [p], [g], [own], starts[i : i + 1] if dithers else None)
+        lists.step(call, [p], [g], [dict(zip(names, slots, strict=True))], starts[i : i + 1] if dithers else None)
+
+
+def _elements(x: Tensor) -> Tensor:
+    """One number as a list of one: what a graph writes to a float64 tensor of no dimensions is lost (torch 2.13)."""
+    return x if x.ndim else x.view(1)

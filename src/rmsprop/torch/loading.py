@@ -10,6 +10,7 @@ from rmsprop.torch.shards import local
 from rmsprop.torch.state import State, dtype, is_slot, real, settled
 
 Groups = list[dict[str, Any]]
+_WRAPPERS = ("module", "_orig_mod")
 
 
 def prepared(given: dict[str, Any], groups: Groups) -> dict[str, Any]:
@@ -49,16 +50,22 @@ def _by_name(saved: Groups, groups: Groups) -> list[tuple[dict[str, Any], dict[s
     if len(saved) != len(groups) or not all("param_names" in group for group in (*saved, *groups)):
         spare = groups[-1:] * max(len(saved) - len(groups), 0)  # torch refuses another number of groups
         return list(zip([*groups, *spare], saved, strict=False))
-    theirs = {frozenset(group["param_names"]): group for group in saved}
+    theirs = {frozenset(_unwrapped(group["param_names"])): group for group in saved}
     pairs = []
     for own in groups:
-        names = own["param_names"]
+        names = _unwrapped(own["param_names"])
         match = theirs.get(frozenset(names))
         if match is None or len(match["param_names"]) != len(names):
             raise ValueError(_mismatch([n for g in groups for n in g["param_names"]], saved))
-        ids = dict(zip(match["param_names"], match["params"], strict=True))
-        pairs.append((own, {**match, "params": [ids[name] for name in names], "param_names": list(names)}))
+        ids = dict(zip(_unwrapped(match["param_names"]), match["params"], strict=True))
+        pairs.append((own, {**match, "params": [ids[name] for name in names], "param_names": list(own["param_names"])}))
     return pairs
+
+
+def _unwrapped(names: list[str]) -> list[str]:
+    """The names without what DistributedDataParallel and torch.compile put before them."""
+    plain = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
+    return plain if len(set(plain)) == len(names) else names
 
 
 def _mismatch(names: list[str], saved: Groups) -> str:

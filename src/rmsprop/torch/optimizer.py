@@ -1,6 +1,6 @@
 """`RMSprop` for PyTorch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
@@ -128,6 +128,9 @@ class RMSprop(Stateful):
         known(VALUES({**self.defaults, **param_group}))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if "param_names" in group:
+            names = dict(zip(reversed(group["params"]), reversed(group["param_names"]), strict=True))
+            group["param_names"] = [names[p] for p in dict.fromkeys(group["params"])]
         group["params"] = list(dict.fromkeys(group["params"]))  # torch has warned; one step each is what is meant
         try:
             check_params(group)
@@ -164,8 +167,10 @@ class RMSprop(Stateful):
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
         """
         self._opt_called = True
-        watched = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or profiler._is_profiler_enabled
-        watched = watched or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+        hooks: tuple[Sized, ...] = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
+        hooks += (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+        # A graph is guarded by the length of a dict, but not by whether it has one.
+        watched = any(len(registered) for registered in hooks) or profiler._is_profiler_enabled
         return (self._watched_step if watched else self._bare_step)(closure)
 
     # torch wraps every `step` for hooks and profilers, which costs some 15 us: here only while there are any.
@@ -199,15 +204,16 @@ class RMSprop(Stateful):
         watch = self._watch if self._watch is not None and self._watch.due() else None
         with self._turn:
             plan = Plan(self, 1.0 if scale is None else float(scale))
+            sums: list[cpu.Sums] = []
             if not plan.only_asks_for_state():
                 skipped, sums = self._step(plan, watch is not None)
                 if skipped:
                     self._skipped += skipped
-                if watch is not None:
-                    watch.take(plan, sums)
                 increment_version(plan.stepped)
             self.state.update(plan.created)
             self._known = plan.known
+            if watch is not None and sums:  # after all that belongs to the step: this takes long enough for a Ctrl-C
+                watch.take(plan, sums)
         if watch is not None:
             watch.tell()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu
 from rmsprop.torch.options import VALUES, Known, known
+from rmsprop.torch.shards import is_zero
 from rmsprop.torch.state import State, fresh
 
 if TYPE_CHECKING:
@@ -109,6 +110,4 @@ class Plan:
         """
         if self._state or any(mine.rule.lr for mine in self.known.values()):
             return False
-        sizes = (g.abs().sum() for group in self.work for g in group.grads if g is not None)
-        # Of a distributed gradient the whole counts, or some processes would make the step and others not.
-        return not any(bool(size.full_tensor() if hasattr(size, "full_tensor") else size) for size in sizes)
+        return all(is_zero(g) for group in self.work for g in group.grads if g is not None)

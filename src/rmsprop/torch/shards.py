@@ -3,6 +3,7 @@
 They are known by their methods, not their class: torch.distributed.tensor takes long to import.
 """
 
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,12 @@ def aligned(g: Any, p: Any) -> Tensor:
     return dense
 
 
+def is_zero(x: Any) -> bool:
+    """Whether all entries are 0, of a distributed tensor those of all processes: they must come to one answer."""
+    size = x.abs().sum()  # DTensor's count_nonzero counts here alone
+    return not (size.full_tensor() if hasattr(size, "full_tensor") else size)
+
+
 def start(name: str, p: Any) -> int:
     """Where the elements that this process holds begin in the whole parameter, in row-major order.
 
@@ -35,6 +42,13 @@ def start(name: str, p: Any) -> int:
     (chunk,) = p.__create_chunk_list__()
     if 0 in chunk.sizes:
         return 0
-    if chunk.sizes[1:] != p.shape[1:]:
+    if chunk.sizes[1:] != p.shape[1:] or not _in_one_piece(p):
         raise ValueError(f"{name}: random rounding needs shards along the first dimension, not {p.placements}")
     return int(chunk.offsets[0]) * (p.numel() // p.shape[0]) if p.ndim else 0
+
+
+def _in_one_piece(p: Any) -> bool:
+    """Whether the rows that are here follow each other: those of a strided shard do if later shards fill the gaps."""
+    along = [(x, p.device_mesh.size(i)) for i, x in enumerate(p.placements) if getattr(x, "dim", None) == 0]
+    factors, sizes = [getattr(x, "split_factor", 1) for x, _ in along], [size for _, size in along]
+    return all(factor in (1, prod(sizes[i + 1 :])) for i, factor in enumerate(factors))

@@ -17,7 +17,8 @@ def fresh(p: Tensor, rule: Rule, state: State, group: dict[str, Any]) -> State:
     Returns `state` itself where there is nothing to do, and otherwise a new dict.
     """
     slots, kept = rule.slots(), dtype(p, group["state_dtype"])
-    if state and all(name in state and state[name].dtype == kept for name in slots.values()):
+    foreign = rule.centered and "square_avg" in state  # ZeroRedundancyOptimizer loads past `load_state_dict`
+    if state and not foreign and all(name in state and state[name].dtype == kept for name in slots.values()):
         return state
     counter = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
     entry = settled({"step": counter, **state}, rule.centered)

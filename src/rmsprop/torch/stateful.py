@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from rmsprop.torch import graph, loading
 from rmsprop.torch.options import ENGINE, VALUES, Known, defaults, known
+from rmsprop.torch.shards import local
 from rmsprop.torch.state import fresh, square_avg
 from rmsprop.torch.watch import Watch
 
@@ -24,7 +25,7 @@ class Stateful(Optimizer):
         self._known: dict[int, Known] = {}
         self._turn = Lock()
         self._watch: Watch | None = None
-        self._number = id(self)
+        self._number = str(id(self))  # as text, for dynamo makes variables of numbers
         graph.OPTIMIZERS[self._number] = self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class Stateful(Optimizer):
         for p in itertools.chain.from_iterable(group["params"] for group in self.param_groups):
             for value in self.state[p].values():
                 if isinstance(value, Tensor):
-                    value.share_memory_()  # type: ignore[no-untyped-call]
+                    local(value).share_memory_()  # type: ignore[no-untyped-call]
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""

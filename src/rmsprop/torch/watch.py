@@ -72,5 +72,6 @@ def _step_sizes(rule: Rule, group: Group, k: int) -> dict[str, float]:
     flat = {key: real(local(x)).flatten() for key, x in state.items() if is_slot(key, x)}
     sample = {key: x[:: -(-len(x) // _SAMPLE)] for key, x in flat.items()}
     _, d = lists.denominators(lists.Call(rule, int(state["step"])), sample)
-    sizes = torch.quantile(rule.lr / d, torch.tensor(QUANTILES, dtype=d.dtype, device=d.device) / 100)
+    at = torch.tensor(QUANTILES, dtype=d.dtype, device=d.device) / 100
+    sizes = torch.quantile(rule.lr / d, at, interpolation="nearest")  # between entries that may be infinite
     return {f"step_size_{q}": float(x) for q, x in zip(QUANTILES, sizes, strict=True)}
