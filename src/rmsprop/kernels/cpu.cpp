@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats.h"
 #include "rule.h"
 #include "table.h"
 
@@ -22,7 +23,7 @@ namespace {
 constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20; // elements of a step that pay for starting threads
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
-constexpr int64_t BLOCK = 512;             // elements of a strided tensor gathered at a time
+constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
 enum Operand { P, G, V, M, B, OPERANDS };
@@ -36,55 +37,42 @@ struct Coefficients {
 inline const Scalars<float>& of(const Coefficients& k, float) { return k.f32; }
 inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; }
 
-using Step = int64_t (*)(char* const* at, int64_t n, const Coefficients& k, const Dice& dice);
-using Check = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
+using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
 using Measure = void (*)(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums);
 
-template <class T, class U, class S, int FLAGS>
-int64_t step_loop(char* const* at, int64_t n, const Coefficients& k, const Dice& dice) {
-  return update<T, U, S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
-      at[P], at[G], at[V], at[M], at[B], n, of(k, S()), dice);
+template <class S, int FLAGS>
+int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
+  return update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
+      at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
 }
 
 // The plain rule, a third shorter: at memory speed the processor looks that much further ahead.
-template <class T, class U, class S>
-int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k, const Dice& dice) {
-  if (!neutral(of(k, S()))) return step_loop<T, U, S, 0>(at, n, k, dice);
-  return update<T, U, S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()), dice);
+template <class S>
+int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
+  if (!neutral(of(k, S()))) return step_loop<S, 0>(at, n, k);
+  return update<S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
 }
 
-template <class T, class S, int FLAGS>
+template <class S, int FLAGS>
 int64_t check_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return unusable<T, S, bool(FLAGS & DECAY)>(at[P], at[G], n, of(k, S()));
+  return unusable<S, bool(FLAGS & DECAY)>(at[P], at[G], n, of(k, S()));
 }
 
-template <class T, class U, class S, int FLAGS>
+template <class S, int FLAGS>
 void measure_loop(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums) {
-  measure<T, U, S, bool(FLAGS & CENTERED), bool(FLAGS & SKIP)>(before, at, n, of(k, S()), sums);
+  measure<S, bool(FLAGS & CENTERED), bool(FLAGS & SKIP)>(before, at, n, of(k, S()), sums);
 }
 
 struct Loops {
-  Step step[KINDS];
-  Check check[KINDS];
+  Loop step[KINDS], check[KINDS];
   Measure measure[KINDS];
 };
-template <class T, class U, class S, int... FLAGS>
+template <class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{FLAGS ? step_loop<T, U, S, FLAGS> : plain_loop<T, U, S>...},
-          {check_loop<T, S, FLAGS>...},
-          {measure_loop<T, U, S, FLAGS>...}};
+  return {{FLAGS ? step_loop<S, FLAGS> : plain_loop<S>...}, {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...}};
 }
-template <class T, class U, class S = float>
-constexpr Loops loops() {
-  return each<T, U, S>(std::make_integer_sequence<int, KINDS>());
-}
-// [bfloat16 state][storage of the parameter]; a float64 parameter has float64 state.
-constexpr int DITHERED = UNKNOWN, FORMATS = DITHERED + 1;  // after the dtypes: bfloat16, rounded at random
-const Loops LOOPS[2][FORMATS] = {
-    {loops<Plain<float>, Plain<float>>(), loops<Plain<double>, Plain<double>, double>(), loops<Half, Plain<float>>(),
-     loops<BFloat16, Plain<float>>(), loops<Dithered, Plain<float>>()},
-    {loops<Plain<float>, Dithered>(), {}, loops<Half, Dithered>(), loops<BFloat16, Dithered>(),
-     loops<Dithered, Dithered>()}};
+const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
+            DOUBLE_LOOPS = each<double>(std::make_integer_sequence<int, KINDS>());
 
 struct Row {
   View view[OPERANDS];
@@ -92,13 +80,18 @@ struct Row {
   int64_t count, group, index;
   PyObject* name;  // for messages, or null
   int flags;
-  bool dense;  // all operands lie in memory in the same order, without gaps
+  bool dense;   // all operands lie in memory in the same order, without gaps
+  bool direct;  // and the loops can run on that memory, without conversion
   const Coefficients* k;
-  const Loops* loops;
   uint64_t offset, key;  // of the random numbers: index of the first element, and what seed and step make
   mutable Sums sums;
 
-  bool dithers() const { return flags & STOCHASTIC || view[V].dtype == BF16; }
+  const Loops& loops() const { return view[P].dtype == F64 ? DOUBLE_LOOPS : FLOAT_LOOPS; }
+  int kind() const { return flags & (KINDS - 1); }
+
+  // Whether an operand is rounded at random: bfloat16 state always is.
+  bool dithers(int o) const { return view[o].dtype == BF16 && (o == P ? flags & STOCHASTIC : o != G); }
+  bool dithers() const { return dithers(P) || dithers(V); }
 
   // How many elements from i on have one key: it changes with the upper half of their index.
   int64_t same_key(int64_t i) const { return (int64_t(1) << 32) - int64_t((offset + uint64_t(i)) & 0xffffffff); }
@@ -152,55 +145,51 @@ void copy(const View& a, int64_t begin, int64_t n, char* block, bool out) {
   (size == 8 ? copy<8> : size == 4 ? copy<4> : copy<2>)(a, begin, n, block, out);
 }
 
-// Runs a loop over elements begin .. end of a row, in runs that its memory allows; strided operands pass through blocks,
-// so the bits are the same. loop(at, n, i): addresses of n elements from element i on.
-template <class F>
-void visit(const Row& row, int64_t begin, int64_t end, int64_t longest, bool writes, F loop) {
-  alignas(64) char blocks[OPERANDS][BLOCK * 8];
-  char* at[OPERANDS] = {};
+// Runs a loop over elements begin .. end of a row, in place where that can be. Otherwise they pass through blocks: gathered
+// where they are strided, converted where they have 16 bits, and back; so the bits are the same.
+int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
+  alignas(64) char gathered[OPERANDS][BLOCK * 8], converted[OPERANDS][BLOCK * 4], before[BLOCK * 8];
+  char *stored[OPERANDS] = {}, *at[OPERANDS] = {};
+  int64_t result = 0;
   for (int64_t i = begin, n; i < end; i += n) {
-    n = std::min(end - i, row.dense ? longest : BLOCK);
+    n = row.direct && !sums ? end - i : std::min(end - i, BLOCK);
     if (row.dithers()) n = std::min(n, row.same_key(i));
-    for (int o = P; o < OPERANDS; ++o) {
+    for (int o = P; o < (writes ? OPERANDS : V); ++o) {
       if (!has(row, o)) continue;
       const View& a = row.view[o];
-      const bool direct = row.dense || a.contiguous;
-      at[o] = direct ? a.data + i * itemsize(a.dtype) : blocks[o];
-      if (!direct) copy(a, i, n, at[o], false);
+      const bool in_place = row.dense || a.contiguous;
+      stored[o] = in_place ? a.data + i * itemsize(a.dtype) : gathered[o];
+      if (!in_place) copy(a, i, n, stored[o], false);
+      at[o] = is_narrow(a.dtype) ? converted[o] : stored[o];
+      if (is_narrow(a.dtype)) decode(a.dtype, stored[o], at[o], n);
     }
-    loop(at, n, i);
-    for (int o = P; writes && o < OPERANDS; ++o)
-      if (o != G && has(row, o) && !row.dense && !row.view[o].contiguous) copy(row.view[o], i, n, at[o], true);
+    if (sums) std::memcpy(before, at[P], size_t(n * (row.view[P].dtype == F64 ? 8 : 4)));
+    result += loop(at, n, *row.k);
+    for (int o = P; writes && o < OPERANDS; ++o) {
+      if (o == G || !has(row, o)) continue;
+      const View& a = row.view[o];
+      if (is_narrow(a.dtype)) encode(a.dtype, at[o], stored[o], n, row.dice(i), row.dithers(o) ? std::max(o - 1, 0) : -1);
+      if (stored[o] == gathered[o]) copy(a, i, n, stored[o], true);
+    }
+    if (!sums) continue;
+    if (is_narrow(row.view[P].dtype)) decode(row.view[P].dtype, stored[P], at[P], n);  // what the weights are now
+    row.loops().measure[row.kind()](before, at, n, *row.k, *sums);
   }
+  return result;
 }
 
 int64_t check_piece(const Row& row, int64_t begin, int64_t end) {
-  int64_t refused = 0;
-  const Check loop = row.loops->check[row.flags & (KINDS - 1)];
-  if (row.flags & ERROR)
-    visit(row, begin, end, end - begin, false, [&](char* const* at, int64_t n, int64_t) { refused += loop(at, n, *row.k); });
-  return refused;
+  return row.flags & ERROR ? visit(row, begin, end, row.loops().check[row.kind()], false) : 0;
 }
 
 int64_t step_piece(const Row& row, int64_t begin, int64_t end) {
-  int64_t skipped = 0;
-  const Step loop = row.loops->step[row.flags & (KINDS - 1)];
-  const int64_t longest = row.dithers() ? PIECE : end - begin;
-  visit(row, begin, end, longest, true,
-        [&](char* const* at, int64_t n, int64_t i) { skipped += loop(at, n, *row.k, row.dice(i)); });
-  return skipped;
+  return visit(row, begin, end, row.loops().step[row.kind()], true);
 }
 
-// The same, block by block, and each block measured while it is in cache.
+// The same, and each block measured while it is in cache.
 int64_t watched_piece(const Row& row, int64_t begin, int64_t end) {
-  alignas(64) char before[BLOCK * 8];
   Sums sums;
-  const int kind = row.flags & (KINDS - 1);
-  visit(row, begin, end, BLOCK, true, [&](char* const* at, int64_t n, int64_t i) {
-    std::memcpy(before, at[P], size_t(n * itemsize(row.view[P].dtype)));
-    sums.skipped += row.loops->step[kind](at, n, *row.k, row.dice(i));
-    row.loops->measure[kind](before, at, n, *row.k, sums);
-  });
+  sums.skipped = visit(row, begin, end, row.loops().step[row.kind()], true, &sums);
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   row.sums += sums;
@@ -301,7 +290,6 @@ bool check(Row& row) {
     return refuse(row, "state must be float32 or bfloat16, or float64 for a float64 parameter", PyExc_TypeError);
   if (row.flags & STOCHASTIC && dtype == F16)
     return refuse(row, "stochastic_rounding is for bfloat16; float16 parameters cannot have it");
-  row.loops = &LOOPS[state == BF16][row.flags & STOCHASTIC && dtype == BF16 ? DITHERED : int(dtype)];
   row.count = row.view[P].count();
   row.dense = false;
   for (int o = P; o < OPERANDS; ++o) {
@@ -311,6 +299,7 @@ bool check(Row& row) {
     // Random numbers belong to an element's place in row-major order, wherever it lies in memory.
     if (o == P) row.dense = same_layout && how == DENSE && (row.view[P].contiguous || !row.dithers());
   }
+  row.direct = row.dense && !is_narrow(dtype) && !is_narrow(state);
   const View& c = row.counter;
   if (!c.on_cpu || !c.writable || c.count() != 1 || (c.dtype != F32 && c.dtype != F64))
     return refuse(row, "the state's step must be one writable float32 or float64 on the CPU");
@@ -318,14 +307,14 @@ bool check(Row& row) {
 }
 
 double counted(const View& c) {
-  return c.dtype == F32 ? double(read<Plain<float>>(c.data, 0)) : read<Plain<double>>(c.data, 0);
+  return c.dtype == F32 ? double(read<float>(c.data, 0)) : read<double>(c.data, 0);
 }
 
 void count(const View& c, double t) {
   if (c.dtype == F32)
-    write<Plain<float>>(c.data, 0, float(t));
+    write(c.data, 0, float(t));
   else
-    write<Plain<double>>(c.data, 0, t);
+    write(c.data, 0, t);
 }
 
 const Coefficients* unpack(Table& table, PyObject* packed) {

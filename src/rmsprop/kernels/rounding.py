@@ -1,4 +1,4 @@
-"""bfloat16 with rounding at random, for torch tensors: the text that `Dice` and `Dithered` in rule.h transcribe.
+"""bfloat16 with rounding at random, for torch tensors: the text that `Dice` and `Dithered` in formats.h transcribe.
 
 bfloat16 has 8 bits of precision: a change below 1/512 of a number is lost when it rounds to nearest, every time.
 Rounding up as often as the number lies near its upper neighbour keeps such changes on average.
