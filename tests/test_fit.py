@@ -153,11 +153,12 @@ def test_epochs_and_hidden():
 def test_save_and_load(tmp_path):
     model = rmsprop.fit(FRAME, SIGN, **QUICK)
     folder = model.save(tmp_path / "model")
-    names = ["config.json", "metrics.csv", "model.safetensors", "preprocessing.json", "report.html"]
+    names = ["config.json", "layers.csv", "metrics.csv", "model.safetensors", "preprocessing.json", "report.html"]
     assert sorted(p.name for p in folder.iterdir()) == names
     loaded = rmsprop.Model.load(folder)
     same_weights(model, loaded)
-    assert (loaded.history, loaded.classes, loaded.result) == (model.history, model.classes, model.result)
+    for name in ("history", "layers", "classes", "result"):
+        assert getattr(loaded, name) == getattr(model, name)
     np.testing.assert_array_equal(loaded.predict_proba(FRAME), model.predict_proba(FRAME))
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(ValueError, match="exists already"):

@@ -47,7 +47,8 @@ def fit(
 
     Numbers are standardised, gaps filled with the median and marked, texts become one input a value. Some rows are
     held out: they are never trained on and nothing is chosen by them. The same seed gives the same bits on the
-    same machine and versions; no global random numbers are used.
+    same machine and versions; no global random numbers are used. Under torchrun, or in a process group of
+    `torch.distributed`, every process calls it with the same table; they share each batch, and rank 0 writes.
 
     Args:
         columns: data frame, dict of arrays or 2-D array (its columns are named "0", "1", ...).
@@ -120,6 +121,8 @@ class Model:
         history: one dict an epoch: epoch, train_loss, test_loss, test_score, seconds, optimizer_seconds.
         result: final scores and times.
         folder: where the run is kept, or None.
+        layers: how the steps of each parameter went: epoch, layer (the parameter's name) and what
+            `rmsprop.torch.RMSprop.stats` says of the last step of that epoch; None where it has no finite value.
 
     Example:
         >>> import numpy as np, rmsprop
@@ -140,8 +143,10 @@ class Model:
         history: list[dict[str, float]],
         result: dict[str, Any],
         folder: Path | None = None,
+        layers: list[dict[str, Any]] | None = None,
     ) -> None:
         self.network, self.features, self.target, self.folder = network, features, target, folder
+        self.layers = layers or []
         self.config, self.history, self.result = config, history, result
 
     def __repr__(self) -> str:

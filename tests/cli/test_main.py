@@ -82,6 +82,24 @@ def test_every_error_is_one_line_and_a_code(error, code, line, capsys, monkeypat
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", "rmsprop: lr=-1\n"), ("1", "rmsprop: lr=-1 (rank 1)\n")])
+def test_under_torchrun_rank_0_speaks_first_and_a_ctrl_c_once(rank, said, capsys, monkeypatch):
+    errors, waited = [ValueError("lr=-1"), KeyboardInterrupt()], []
+
+    def train() -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setitem(sys.modules, "rmsprop.cli.train", types.SimpleNamespace(train=train))
+    monkeypatch.setattr("time.sleep", waited.append)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == said
+    assert len(waited) == int(rank)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "rmsprop: interrupted\n" * (rank == "0")
+
+
 @pytest.mark.parametrize("missing", ["typer", "torch", "pandas"])
 def test_a_missing_package_is_one_line_that_says_what_to_install(missing, tmp_path):
     script = (

@@ -48,6 +48,7 @@ def assert_same_run(one, other):
             np.testing.assert_array_equal(tensor, theirs[0][key], err_msg=f"{name} {key}")
     curves = [[row[:4] for row in csv.reader((run / "metrics.csv").read_text().splitlines())] for run in (one, other)]
     assert curves[0] == curves[1]
+    assert (one / "layers.csv").read_bytes() == (other / "layers.csv").read_bytes()
 
 
 def test_with_no_arguments_digits_at_97_percent(folder, capsys):
@@ -63,8 +64,8 @@ def test_with_no_arguments_digits_at_97_percent(folder, capsys):
     assert "runs/digits-001" in out
     assert "classification of 'digit' in 10 classes" in err
     assert "epoch 100/100" in err
-    names = ["checkpoint.safetensors", "config.json", "metrics.csv", "model.safetensors", "preprocessing.json"]
-    assert sorted(os.listdir("runs/digits-001")) == [*names, "report.html"]
+    names = ["checkpoint.safetensors", "config.json", "layers.csv", "metrics.csv", "model.safetensors"]
+    assert sorted(os.listdir("runs/digits-001")) == [*names, "preprocessing.json", "report.html"]
     with Path("runs/digits-001/metrics.csv").open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 101))
 

@@ -60,6 +60,7 @@ def test_stopped_after_any_batch_and_resumed_gives_the_same_bits(options, tmp_pa
         state, _ = fresh(**options)
         load_checkpoint(tmp_path, state, "this run")
         train(state, DATA, settings, never)
+        assert state.layers == whole.layers
         for a, b in zip(bits(state), bits(whole), strict=True):
             np.testing.assert_array_equal(a, b)
         for a, b in zip(state.history, whole.history, strict=True):

@@ -51,7 +51,7 @@ def page_of(target, **options):
 def test_self_contained_escaped_and_well_formed(target):
     _, text, page = page_of(target)
     assert page.open == []
-    assert page.tags.count("svg") == (3 if target is A else 2)
+    assert page.tags.count("svg") == (5 if target is A else 4)
     assert "script" not in page.tags
     assert all(link.startswith("#") for link in page.links)
     assert not re.findall(r"@import|url\((?!#)", text)
@@ -59,7 +59,7 @@ def test_self_contained_escaped_and_well_formed(target):
     used = {link[1:] for link in page.links}
     assert used <= set(ids)
     assert EVIL in page.text
-    assert not re.search("#0[1-4]0[1-4]0[1-4]", text)  # every stand-in has become a colour of the page
+    assert not re.search("#0[1-5]0[1-5]0[1-6]", text)  # every stand-in has become a colour of the page
 
 
 def test_it_says_what_the_run_was():
@@ -78,6 +78,24 @@ def test_it_says_what_the_run_was():
     confusion = np.array(model.result["confusion"])
     assert confusion.sum() == 16
     assert confusion.trace() / 16 == model.result["test_score"]
+
+
+def test_it_shows_how_the_steps_of_each_layer_went():
+    model, text, page = page_of(A, epsilon=10.0)
+    words = " ".join(page.text.split())
+    for part in ("Effective step size", "Update-to-weight ratio", "layer 2: 4 → 1", "a rule of thumb, no more"):
+        assert part in words
+    assert "from the first epoch on: most gradients are so small that epsilon (10)" in words
+    assert "var(--layer-1)" in text
+    model.layers = []  # as of a run of an older version
+    assert "Effective step size" not in render(model)
+
+
+def test_numbers_that_no_axis_can_show_are_left_out():
+    model = rmsprop.fit(A[:, None], A, epochs=2, hidden=(4,), init="zeros")
+    assert "nothing to show: no weight has moved" in render(model)
+    model.layers[0] |= {"update_to_weight": 0.5, "step_size_10": None, "step_size_50": None, "step_size_90": None}
+    assert "nothing to show" not in render(model)
 
 
 def test_many_classes_get_a_list_instead_of_a_table():

@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 from rmsprop.training import run
 from rmsprop.training.features import Features
 from rmsprop.training.files import DamagedError, read_json
-from tests.training.test_loop import fresh
+from rmsprop.training.loop import train
+from tests.training.test_loop import DATA, fresh
 
 FEATURES = Features({"a": "number"}, (0.0,), (), (0.0,), (1.0,), {})
 
@@ -66,6 +68,31 @@ def test_files_of_another_run_are_noticed(tmp_path):
     shutil.copy(one / run.FEATURES, two / run.FEATURES)
     with pytest.raises(DamagedError, match=r"preprocessing\.json: belongs to another run"):
         run.read_features(two, run.read_config(two))
+
+
+def test_the_layers_of_a_run_are_a_table(tmp_path):
+    state, settings = fresh(epochs=2)
+    train(state, DATA, settings, lambda _: None)
+    state.layers[0]["update_to_weight"] = None
+    run.save_checkpoint(tmp_path, state, "this run")
+    with (tmp_path / run.LAYERS).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["layer"]) for row in rows[3:5]] == [("1", "2.bias"), ("2", "0.weight")]
+    assert rows[0]["update_to_weight"] == ""
+    assert float(rows[3]["step_size_50"]) == state.layers[3]["step_size_50"]
+
+
+def test_a_checkpoint_of_an_older_version_has_no_layers(tmp_path, monkeypatch):
+    state, _ = fresh()
+    state.batch = 2
+    progress = state.progress()
+    del progress["layers"]
+    monkeypatch.setattr(type(state), "progress", lambda state: progress)
+    run.save_checkpoint(tmp_path, state, "this run")
+    monkeypatch.undo()
+    state, _ = fresh()
+    run.load_checkpoint(tmp_path, state, "this run")
+    assert (state.batch, state.layers) == (2, [])
 
 
 def test_a_format_from_the_future_is_refused(tmp_path):

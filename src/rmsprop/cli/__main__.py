@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -12,8 +13,10 @@ from typing import Any
 
 import rmsprop
 from rmsprop import cli
+from rmsprop.training.ranks import launched
 
 DIVERGED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+PATIENCE = 5.0  # seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:
         code, message = _explained(error)
-        print(f"rmsprop: {' '.join(message.split())}", file=sys.stderr)
+        _say(code, f"rmsprop: {' '.join(message.split())}")
     return code if isinstance(code, int) else 0
 
 
@@ -81,6 +84,21 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
             raise _StoppedError(str(error)) from error
 
     return run
+
+
+def _say(code: int, message: str) -> None:
+    """Print the line of an error, once where torchrun has started several of us.
+
+    Rank 0 has it at once. The others wait first: if rank 0 has failed too, torchrun ends them meanwhile; if it has not,
+    the line is theirs alone.
+    """
+    rank, _ = launched()
+    if rank:
+        if code == INTERRUPTED:
+            return
+        time.sleep(PATIENCE)
+        message = f"{message} (rank {rank})"
+    print(message, file=sys.stderr)
 
 
 def _explained(error: BaseException) -> tuple[int, str]:

@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rmsprop.fit import DEFAULTS, Model
+
+if TYPE_CHECKING:
+    from rmsprop.training.ranks import Ranks
 
 
 def _option(name: str, text: str, metavar: str) -> Any:
@@ -60,42 +63,46 @@ def train(
     """
     given = {name: value for name, value in context.params.items() if value not in (None, [], ()) and name in DEFAULTS}
     given = {name: _widths(value) if name == "hidden" else value for name, value in given.items()}
-    if resume is None:
-        model = _start(table, given, progress=not quiet)
-    else:
-        model = _resume(resume, table, given, progress=not quiet)
-    if quiet:
+    from rmsprop.training.ranks import joined
+
+    with joined() as ranks:
+        if resume is None:
+            model = _start(ranks, table, given, progress=not quiet)
+        else:
+            model = _resume(ranks, resume, table, given, progress=not quiet)
+    if ranks.leads and quiet:
         print(model.folder)
-    else:
+    elif ranks.leads:
         from rmsprop.training.result import summary
 
         print(summary(model))
 
 
-def _start(table: Path | None, given: dict[str, Any], *, progress: bool) -> Model:
+def _start(ranks: "Ranks", table: Path | None, given: dict[str, Any], *, progress: bool) -> Model:
     from rmsprop.training import job, run
     from rmsprop.training.settings import Settings
-    from rmsprop.training.table import digits, listed, read
 
-    if table is None:
-        if "target" in given:
-            raise ValueError(f"--target {given['target']}: expected a TABLE before it; the digits have their own")
-        (frame, target), name, source = digits(), "digits", "digits"
-    else:
-        frame, target, name, source = (
-            read(table),
-            given.get("target", ""),
-            table.name.split(".")[0],
-            str(table.resolve()),
-        )
-        if not target:
-            raise ValueError(f"--target: expected the column to predict; {table} has {listed(frame.columns)}")
+    frame, target, name, source = ranks.together(lambda: _source(table, given))
     out = [Path(given["out"])] if "out" in given else run.numbered(name)
     settings = Settings.of(**{**DEFAULTS, **given})
     return job.start(frame, target, settings, out=out, source=source, progress=progress)
 
 
-def _resume(folder: Path, table: Path | None, given: dict[str, Any], *, progress: bool) -> Model:
+def _source(table: Path | None, given: dict[str, Any]) -> tuple[Any, str, str, str]:
+    """The table, the target's column, a name for the run, and where the table is found again."""
+    from rmsprop.training.table import digits, listed, read
+
+    if table is None:
+        if "target" in given:
+            raise ValueError(f"--target {given['target']}: expected a TABLE before it; the digits have their own")
+        return *digits(), "digits", "digits"
+    frame = read(table)
+    if "target" not in given:
+        raise ValueError(f"--target: expected the column to predict; {table} has {listed(frame.columns)}")
+    return frame, given["target"], table.name.split(".")[0], str(table.resolve())
+
+
+def _resume(ranks: "Ranks", folder: Path, table: Path | None, given: dict[str, Any], *, progress: bool) -> Model:
     from rmsprop.training import job, run
     from rmsprop.training.table import digits, read
 
@@ -103,14 +110,15 @@ def _resume(folder: Path, table: Path | None, given: dict[str, Any], *, progress
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         raise ValueError(f"{flag} {value}: expected nothing beside --resume {folder}, which has its own options")
-    config = run.read_config(folder)
+    config, finished = ranks.lead(lambda: (run.read_config(folder), run.finished(folder)))
     source = config["data"]["source"]
-    if run.finished(folder):
-        print(f"{folder} is finished; nothing to do", file=sys.stderr)
-        return Model.load(folder)
+    if finished:
+        if ranks.leads:
+            print(f"{folder} is finished; nothing to do", file=sys.stderr)
+        return ranks.lead(lambda: Model.load(folder))
     if source is None and table is None:
         raise ValueError(f"{folder}: its table was in memory; expected rmsprop.fit(columns, target, resume=...)")
-    frame = digits()[0] if source == "digits" and table is None else read(table or source)
+    frame = ranks.together(lambda: digits()[0] if source == "digits" and table is None else read(table or source))
     return job.resume(folder, frame, config["target"]["name"], progress=progress)
 
 

@@ -5,8 +5,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,12 @@ import rmsprop
 from rmsprop.fit import Model
 from rmsprop.training import features, run
 from rmsprop.training.files import write
-from rmsprop.training.loop import DivergedError, State, train
-from rmsprop.training.network import build, threads_for
+from rmsprop.training.loop import Data, DivergedError, State, train
+from rmsprop.training.network import build, running_on, threads_for
 from rmsprop.training.predicting import load
 from rmsprop.training.progress import Show, shown
 from rmsprop.training.race import optimizer_for, race
+from rmsprop.training.ranks import ALONE, Ranks, joined
 from rmsprop.training.report import render
 from rmsprop.training.result import result_of
 from rmsprop.training.settings import Settings
@@ -50,27 +51,38 @@ def start(
         source: where a resumed run finds the table again: a file, "digits", or None for a table in memory.
         progress: show it.
     """
+    with joined() as ranks:
+        sheet, found = ranks.together(lambda: _ready(columns, target, settings))
+        fingerprint = sheet.fingerprint()
+        ranks.same("columns or options", (fingerprint, settings))
+        network = build(found.width, settings.hidden, sheet.target.outputs, settings.init, settings.seed)
+        data = {"source": source, "rows": len(sheet.codes), "columns": len(sheet.kinds), "fingerprint": fingerprint}
+        config = {
+            "settings": settings.as_json(),
+            "target": sheet.target.as_json(),
+            "data": data,
+            "processes": ranks.size,
+            "threads": _threads_for(network, settings, ranks),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+        }
+        folder, config = ranks.lead(lambda: _kept(out, config, found))
+        return Job(settings, sheet, found, config, folder, progress, ranks).run(network)
+
+
+def _ready(columns: Any, target: Any, settings: Settings) -> tuple[Sheet, features.Features]:
     sheet = prepare(columns, target, settings)
-    found = features.fit(sheet.columns, sheet.kinds, sheet.train)
-    network = build(found.width, settings.hidden, sheet.target.outputs, settings.init, settings.seed)
-    config = {
-        "settings": settings.as_json(),
-        "target": sheet.target.as_json(),
-        "data": {
-            "source": source,
-            "rows": len(sheet.codes),
-            "columns": len(sheet.kinds),
-            "fingerprint": sheet.fingerprint(),
-        },
-        "threads": threads_for(network, settings.batch_size),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-    }
-    folder = None
-    if out is not None:
-        folder = run.create(out, config, found)
-        config = run.read_config(folder)
-    return Job(settings, sheet, found, config, folder, progress).run(network)
+    return sheet, features.fit(sheet.columns, sheet.kinds, sheet.train)
+
+
+def _kept(
+    out: Iterable[Path] | None, config: dict[str, Any], found: features.Features
+) -> tuple[Path | None, dict[str, Any]]:
+    """The run folder, where there is to be one, and the config as it is kept."""
+    if out is None:
+        return None, config
+    folder = run.create(out, config, found)
+    return folder, run.read_config(folder)
 
 
 def resume(folder: Path, columns: Any, target: Any, *, progress: bool = False) -> Model:
@@ -79,16 +91,23 @@ def resume(folder: Path, columns: Any, target: Any, *, progress: bool = False) -
     Raises:
         ValueError: another table than the run's, a damaged file, or a run that is still being trained.
     """
-    if run.finished(folder):
-        return load(folder)
-    config = run.read_config(folder)
-    settings = Settings.from_json(config["settings"])
+    with joined() as ranks:
+        finished = ranks.lead(lambda: load(folder) if run.finished(folder) else None)
+        if finished is not None:
+            return finished
+        config = ranks.lead(lambda: run.read_config(folder))
+        settings = Settings.from_json(config["settings"])
+        sheet = ranks.together(lambda: _same_sheet(columns, target, settings, config, folder))
+        found = ranks.lead(lambda: run.read_features(folder, config))
+        network = build(found.width, settings.hidden, sheet.target.outputs, settings.init, settings.seed)
+        return Job(settings, sheet, found, config, folder, progress, ranks).run(network)
+
+
+def _same_sheet(columns: Any, target: Any, settings: Settings, config: dict[str, Any], folder: Path) -> Sheet:
     sheet = prepare(columns, target, settings)
     if sheet.fingerprint() != config["data"]["fingerprint"]:
         raise ValueError(f"{config['data']['source'] or 'columns'}: not the table that {folder} was started with")
-    found = run.read_features(folder, config)
-    network = build(found.width, settings.hidden, sheet.target.outputs, settings.init, settings.seed)
-    return Job(settings, sheet, found, config, folder, progress).run(network)
+    return sheet
 
 
 def versions() -> dict[str, str]:
@@ -103,7 +122,7 @@ def versions() -> dict[str, str]:
 
 def finish(model: Model, folder: Path) -> None:
     """Write what a finished run has; model.safetensors last, which says that all the rest is there."""
-    run.write_metrics(folder, model.history)
+    run.write_tables(folder, model)
     write(folder / run.REPORT, render(model).encode())
     run.save_model(folder, model)
 
@@ -118,51 +137,70 @@ class Job:
     config: dict[str, Any]
     folder: Path | None
     progress: bool
+    ranks: Ranks = ALONE
     stop: bool = False
     saved: float = field(default_factory=monotonic)
 
     def run(self, network: torch.nn.Sequential) -> Model:
         """Train to the last epoch with checkpoints on the way, then finish the run folder."""
         state = State(network, optimizer_for(network, self.settings))
-        with run.locked(self.folder), _threads(self.config["threads"]):
+        with ExitStack() as held, running_on(self._threads(network)):
+            self.ranks.lead(lambda: held.enter_context(run.locked(self.folder)))
             if self.folder is not None:
-                run.load_checkpoint(self.folder, state, self.config["sha256"])
+                run.load_checkpoint(self.folder, state, self.config["sha256"], self.ranks)
             try:
                 return self._train(state)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(self._farewell(state)) from None
             except DivergedError as error:
-                if self.folder is not None:
-                    run.write_metrics(self.folder, state.history)
+                self._write(lambda folder: run.write_tables(folder, state))
                 raise DivergedError(f"{error}; {self._advice()}") from None
 
     def _train(self, state: State) -> Model:
-        data, target = self.sheet.data(self.features), self.sheet.target
+        data, progress = self.sheet.data(self.features), self.progress and self.ranks.leads
         batches = -(-len(data.x) // self.settings.batch_size)
-        if self.progress:
+        if progress:
             print(self._announced(state), file=sys.stderr)
-        with self._stoppable(), shown(self.settings.epochs, batches, target.score_name, self.progress) as show:
-            train(state, data, self.settings, lambda state: self._tick(state, show))
+        with self._stoppable(), shown(self.settings.epochs, batches, self.sheet.target.score_name, progress) as show:
+            train(state, data, self.settings, lambda state: self._tick(state, show), self.ranks)
         self._keep(state)
-        result = result_of(state, data, target)
-        model = Model(state.network, self.features, target, self.config, state.history, result, self.folder)
+        return self.ranks.lead(lambda: self._finished(state, data))
+
+    def _finished(self, state: State, data: Data) -> Model:
+        target, result = self.sheet.target, result_of(state, data, self.sheet.target)
+        model = Model(
+            state.network, self.features, target, self.config, state.history, result, self.folder, state.layers
+        )
         if self.folder is not None:
             result["race"] = race(state.network, data, self.settings)
             finish(model, self.folder)
         return model
 
     def _tick(self, state: State, show: Show) -> None:
-        """After every batch: show it, keep it once a second, and stop here if asked to."""
+        """After every batch: show it, keep it once a second, and stop here if any rank was asked to."""
         show(state)
-        if self.stop or monotonic() - self.saved > CHECKPOINT_EVERY:
+        due = monotonic() - self.saved > CHECKPOINT_EVERY
+        wish = self.ranks.most(2 if self.stop else int(due))
+        if wish:
             self._keep(state)
-        if self.stop:
+        if wish == 2:
             raise KeyboardInterrupt
 
     def _keep(self, state: State) -> None:
-        if self.folder is not None:
-            run.save_checkpoint(self.folder, state, self.config["sha256"])
+        self._write(lambda folder: run.save_checkpoint(folder, state, self.config["sha256"]))
         self.saved = monotonic()
+
+    def _write(self, action: Callable[[Path], None]) -> None:
+        """Let rank 0 do something to the run folder, if there is one."""
+        folder = self.folder
+        if folder is not None:
+            self.ranks.lead(lambda: action(folder))
+
+    def _threads(self, network: torch.nn.Module) -> int:
+        """The run's own number; with more or fewer processes than it began with the sums differ in any case."""
+        if self.ranks.size == self.config.get("processes", 1):
+            return int(self.config["threads"])
+        return _threads_for(network, self.settings, self.ranks)
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -186,6 +224,7 @@ class Job:
         target, rows = self.sheet.target, f"{len(self.sheet.train)} rows ({len(self.sheet.test)} held out)"
         classes = f" in {len(target.classes)} classes" if target.classes else ""
         text = f"{target.task} of {target.name!r}{classes} ({target.why}) from {len(self.sheet.kinds)} columns, {rows}"
+        text += f"; {self.ranks.size} processes" * (self.ranks.size > 1)
         return text + f"; going on after epoch {len(state.history)}" * bool(state.history or state.batch)
 
     def _farewell(self, state: State) -> str:
@@ -205,12 +244,6 @@ class Job:
         return f"try {' or '.join(tries)}"
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Run torch with this many threads: the number decides the order of some sums, so a resumed run needs the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _threads_for(network: torch.nn.Module, settings: Settings, ranks: Ranks) -> int:
+    """How many threads suit a rank's share of a batch."""
+    return ranks.threads(threads_for(network, -(-settings.batch_size // ranks.size)))

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
+from rmsprop.torch import RMSprop
+from rmsprop.training.layers import Record, due, records
 from rmsprop.training.network import stream
+from rmsprop.training.ranks import ALONE, Ranks
 from rmsprop.training.settings import Settings
 
 CHUNK = 16_384  # rows evaluated at once
@@ -33,13 +36,15 @@ class Data:
 class State:
     """Where the training is.
 
-    `history` has one row a finished epoch; `batch`, `loss` (a sum over rows) and the two times belong to the epoch
-    that is under way. The order of an epoch's rows follows from the seed and its number and is no state.
+    `history` has one row a finished epoch, `layers` one a parameter for each of those that are on record; `batch`,
+    `loss` (a sum over rows) and the two times belong to the epoch that is under way. The order of an epoch's rows
+    follows from the seed and its number and is no state.
     """
 
     network: torch.nn.Sequential
-    optimizer: torch.optim.Optimizer
+    optimizer: RMSprop
     history: list[dict[str, float]] = field(default_factory=list)
+    layers: list[Record] = field(default_factory=list)
     batch: int = 0
     loss: float = 0.0
     seconds: float = 0.0
@@ -47,26 +52,34 @@ class State:
 
     def progress(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
-        names = ("history", "batch", "loss", "seconds", "optimizer_seconds")
+        names = ("history", "layers", "batch", "loss", "seconds", "optimizer_seconds")
         return {name: getattr(self, name) for name in names}
 
 
-def train(state: State, data: Data, settings: Settings, tick: Callable[[State], None]) -> None:
+def train(state: State, data: Data, settings: Settings, tick: Callable[[State], None], ranks: Ranks = ALONE) -> None:
     """Bring `state` to the last epoch; `tick` is called after every batch and may raise to stop there.
+
+    Several ranks share each batch, and take the step of the whole of it.
 
     Raises:
         DivergedError: the loss is NaN or infinite; `state.history` has the epochs before.
     """
+    model = ranks.parallel(state.network)
     while len(state.history) < settings.epochs:
         epoch = len(state.history) + 1
         order = torch.randperm(len(data.x), generator=stream(settings.seed, f"epoch {epoch}"))
         batches = torch.split(order, settings.batch_size)
         for rows in batches[state.batch :]:
             _cool(state.optimizer, settings, (epoch - 1 + state.batch / len(batches)) / settings.epochs)
-            _step(state, data.x[rows], data.y[rows], f"epoch {epoch}, batch {state.batch + 1}")
+            if state.batch + 1 == len(batches) and due(epoch, settings.epochs):
+                state.optimizer.watch()
+            _step(state, model, data, rows, ranks, f"epoch {epoch}, batch {state.batch + 1}")
             if state.batch < len(batches):
                 tick(state)
         _close_epoch(state, data, epoch)
+        if due(epoch, settings.epochs):
+            state.layers += records(state.optimizer, epoch)
+            state.optimizer.watch(every=0)
         tick(state)
 
 
@@ -77,16 +90,20 @@ def _cool(optimizer: torch.optim.Optimizer, settings: Settings, done: float) -> 
             group["lr"] = settings.rule.lr * (1 - done) / settings.cooldown
 
 
-def _step(state: State, x: torch.Tensor, y: torch.Tensor, where: str) -> None:
+def _step(state: State, model: torch.nn.Module, data: Data, rows: torch.Tensor, ranks: Ranks, where: str) -> None:
     start = perf_counter()
     state.optimizer.zero_grad()
-    loss = loss_of(state.network(x), y)
-    value = _finite(loss.item(), f"the training loss became {{}} in {where}")
-    loss.backward()  # type: ignore[no-untyped-call]
+    mine = ranks.share(rows)
+    output = model(data.x[mine])
+    loss = loss_of(output, data.y[mine]) if len(mine) else output.sum()  # nothing has no mean
+    value = ranks.sum(loss.item() * len(mine)) / len(rows)
+    _finite(value, f"the training loss became {{}} in {where}")
+    # The ranks' gradients are averaged as if their shares were equal, so each counts by its rows here.
+    loss.backward(loss.new_tensor(ranks.size * len(mine) / len(rows)))
     before = perf_counter()
     state.optimizer.step()
     end = perf_counter()
-    state.loss += value * len(x)
+    state.loss += value * len(rows)
     state.batch += 1
     state.seconds += end - start
     state.optimizer_seconds += end - before
@@ -108,10 +125,9 @@ def _close_epoch(state: State, data: Data, epoch: int) -> None:
     state.batch, state.loss, state.seconds, state.optimizer_seconds = 0, 0.0, 0.0, 0.0
 
 
-def _finite(value: float, message: str) -> float:
+def _finite(value: float, message: str) -> None:
     if not math.isfinite(value):
         raise DivergedError(message.format(value))
-    return value
 
 
 def loss_of(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

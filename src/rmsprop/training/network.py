@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -47,3 +49,14 @@ def threads_for(network: torch.nn.Module, batch_size: int) -> int:
     """1 where a batch is too little work to share between threads, else what torch was going to use."""
     work = batch_size * sum(p.numel() for p in network.parameters())
     return torch.get_num_threads() if work > 1.5e7 else 1
+
+
+@contextmanager
+def running_on(threads: int) -> Iterator[None]:
+    """Have torch use this many threads: it decides the order of some sums, so a resumed run needs the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

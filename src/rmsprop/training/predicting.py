@@ -24,7 +24,8 @@ def load(folder: Path) -> Model:
     features = run.read_features(folder, config)
     network = build(features.width, settings.hidden, target.outputs, "zeros", settings.seed)
     network.load_state_dict(weights)
-    return Model(network, features, target, config, facts["history"], facts["result"], folder)
+    history, result, layers = facts["history"], facts["result"], facts.get("layers", [])  # older runs have none
+    return Model(network, features, target, config, history, result, folder, layers)
 
 
 def predict(model: Model, columns: Any) -> np.ndarray:

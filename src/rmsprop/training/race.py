@@ -13,9 +13,9 @@ from rmsprop.training.loop import Data, loss_of
 from rmsprop.training.settings import Settings
 
 
-def optimizer_for(network: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def optimizer_for(network: torch.nn.Module, settings: Settings) -> RMSprop:
     """Our optimizer with the run's dialect and numbers."""
-    return RMSprop(network.parameters(), **_named(settings.rule), dialect=settings.dialect)
+    return RMSprop(network.named_parameters(), **_named(settings.rule), dialect=settings.dialect)
 
 
 def _named(rule: Rule) -> dict[str, Any]:

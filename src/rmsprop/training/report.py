@@ -1,48 +1,28 @@
 """report.html: one page that needs nothing else, light or dark, wide or narrow."""
 
-import io
 import re
-from collections.abc import Callable
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import jinja2
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rmsprop.fit import Model
 from rmsprop.rule import Rule
+from rmsprop.training.charts import chart, losses, points, ratios, scores, shown, step_sizes
+from rmsprop.training.layers import about_ratios, about_step_sizes, by_layer
 from rmsprop.training.network import LESSONS
 from rmsprop.training.settings import Settings
 
-#: Stand-ins that matplotlib can draw with; each becomes a colour of the page, which knows light from dark.
-COLOURS = {"#010101": "var(--ink)", "#020202": "var(--line)", "#030303": "var(--train)", "#040404": "var(--test)"}
-INK, LINE, TRAIN, TEST = COLOURS
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": LINE,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 DENOMINATORS = {"inside": "√(v + ε)", "outside": "(√v + ε)", "floor": "max(√v, ε)", "both": "(√(v + ε) + ε)"}
 
 
 def render(model: Model) -> str:
     """The page for a trained model. Everything that came from the user is escaped."""
-    charts = [("Loss", _chart("loss", lambda axes: _losses(axes, model)))]
-    charts += [(_score_title(model), _chart("score", lambda axes: _scores(axes, model)))]
+    charts = [("Loss", chart("loss", lambda axes: losses(axes, model)))]
+    charts += [(_score_title(model), chart("score", lambda axes: scores(axes, model)))]
     if "points" in model.result:
-        charts += [("Predicted and true values", _chart("points", lambda axes: _points(axes, model)))]
+        charts += [("Predicted and true values", chart("points", lambda axes: points(axes, model)))]
     source = files("rmsprop.training").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     settings = Settings.from_json(model.config["settings"])
@@ -51,11 +31,26 @@ def render(model: Model) -> str:
         result=model.result,
         target=model.target,
         charts=charts,
+        steps=_steps(model, settings),
         formula=formula(settings.rule),
         facts=_facts(model, settings),
         lesson=LESSONS.get(settings.init),
         settings=settings,
     )
+
+
+def _steps(model: Model, settings: Settings) -> list[tuple[str, Markup, list[str]]]:
+    """How the optimizer was doing: (title, chart, what it shows). Empty where a run has no record of it."""
+    layers = by_layer(model)
+    if not layers:
+        return []
+    drawn = shown(layers)
+    sizes = chart("step sizes", lambda axes: step_sizes(axes, drawn))
+    moves = chart("ratios", lambda axes: ratios(axes, drawn))
+    return [
+        ("Effective step size", sizes, about_step_sizes(layers, settings)),
+        ("Update-to-weight ratio", moves, about_ratios(settings)),
+    ]
 
 
 def formula(rule: Rule) -> list[str]:
@@ -113,7 +108,7 @@ def _facts(model: Model, settings: Settings) -> dict[str, dict[str, Any]]:
         },
         "Time": {
             "started": config["started"].replace("T", " ").replace("+00:00", " UTC"),
-            "training": f"{result['seconds']:.1f} s on {config['threads']} thread{'s' * (config['threads'] > 1)}",
+            "training": f"{result['seconds']:.1f} s on {_workers(config)}",
             "in the optimizer": f"{result['optimizer_seconds']:.2f} s",
             **{f"a step of {name}": f"{us:.0f} µs" for name, us in race.items()},
             "versions": ", ".join(f"{name} {number}" for name, number in config["versions"].items()),
@@ -121,51 +116,11 @@ def _facts(model: Model, settings: Settings) -> dict[str, dict[str, Any]]:
     }
 
 
-def _chart(name: str, draw: Callable[[Axes], None]) -> Markup:
-    """An SVG drawing to stand in the page, in the page's colours."""
-    with mpl.rc_context(cast(Any, STYLE | {"svg.hashsalt": name})):
-        figure = Figure(figsize=(6, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
-    for stand_in, colour in COLOURS.items():
-        svg = svg.replace(stand_in, colour)
-    return Markup(svg)  # our own drawing: no text of the user's is in it
-
-
-def _lines(axes: Axes, model: Model, names: dict[str, tuple[str, str]]) -> None:
-    epochs = [row["epoch"] for row in model.history]
-    for name, (label, colour) in names.items():
-        values = [row[name] for row in model.history]
-        axes.plot(epochs, values, color=colour, label=label, lw=1.8, marker="o" if len(epochs) == 1 else "")
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _losses(axes: Axes, model: Model) -> None:
-    _lines(axes, model, {"train_loss": ("training rows", TRAIN), "test_loss": ("held-out rows", TEST)})
-    axes.set_yscale("log" if all(row["train_loss"] > 0 < row["test_loss"] for row in model.history) else "linear")
-    axes.legend(frameon=False)
-
-
-def _scores(axes: Axes, model: Model) -> None:
-    _lines(axes, model, {"test_score": ("held-out rows", TEST)})
-    if model.classes:
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-
-
-def _points(axes: Axes, model: Model) -> None:
-    true, predicted = zip(*model.result["points"], strict=True)
-    ends = min(true), max(true)
-    axes.plot(ends, ends, color=LINE, lw=1.5)
-    axes.scatter(true, predicted, s=12, color=TEST, alpha=0.5, lw=0)
-    axes.set(xlabel="true", ylabel="predicted")
+def _workers(config: dict[str, Any]) -> str:
+    """The threads of a run, and its processes where they were several."""
+    threads, processes = config["threads"], config.get("processes", 1)
+    text = f"{threads} thread{'s' * (threads > 1)}"
+    return f"{processes} processes, {text} each" if processes > 1 else text
 
 
 def _score_title(model: Model) -> str:

@@ -4,6 +4,7 @@
     preprocessing.json      the fitted preprocessing (`Features`); written once
     checkpoint.safetensors  weights, optimizer state and progress, from the first batches on
     metrics.csv             one line an epoch
+    layers.csv              how the steps of each layer went, one line an epoch and parameter
     report.html             one page to look at
     model.safetensors       the trained weights; comes last, so it says that the run is finished
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rmsprop.fit import Model
+from rmsprop.training import layers
 from rmsprop.training.features import Features
 from rmsprop.training.files import (
     DamagedError,
@@ -32,9 +34,10 @@ from rmsprop.training.files import (
     write_tensors,
 )
 from rmsprop.training.loop import State
+from rmsprop.training.ranks import ALONE, Ranks
 
 CONFIG, FEATURES, CHECKPOINT = "config.json", "preprocessing.json", "checkpoint.safetensors"
-METRICS, REPORT, MODEL = "metrics.csv", "report.html", "model.safetensors"
+METRICS, LAYERS, REPORT, MODEL = "metrics.csv", "layers.csv", "report.html", "model.safetensors"
 FORMAT = 1
 COLUMNS = ("epoch", "train_loss", "test_loss", "test_score", "seconds", "optimizer_seconds")
 
@@ -114,20 +117,20 @@ def read_features(folder: Path, config: dict[str, Any]) -> Features:
 
 
 def save_checkpoint(folder: Path, state: State, run: str) -> None:
-    """Write checkpoint.safetensors and metrics.csv; `run` is the config's checksum."""
+    """Write checkpoint.safetensors and the two tables; `run` is the config's checksum."""
     tensors = {f"model.{name}": tensor for name, tensor in state.network.state_dict().items()}
     for i, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in slots.items()}
     write_tensors(folder / CHECKPOINT, tensors, {"run": run, **state.progress()})
-    write_metrics(folder, state.history)
+    write_tables(folder, state)
 
 
-def load_checkpoint(folder: Path, state: State, run: str) -> None:
-    """Bring a fresh state to where the checkpoint is; without one it stays fresh."""
-    if not (folder / CHECKPOINT).exists():
+def load_checkpoint(folder: Path, state: State, run: str, ranks: Ranks = ALONE) -> None:
+    """Bring a fresh state to where the checkpoint is; without one it stays fresh. Rank 0 reads, for all."""
+    found = ranks.lead(lambda: _read_checkpoint(folder, run))
+    if found is None:
         return
-    tensors, facts = read_tensors(folder / CHECKPOINT)
-    _belongs(folder / CHECKPOINT, facts["run"], run)
+    tensors, facts = found
     weights: dict[str, Any] = {}
     slots: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
@@ -139,22 +142,32 @@ def load_checkpoint(folder: Path, state: State, run: str) -> None:
             slots.setdefault(int(index), {})[slot] = tensor
     state.network.load_state_dict(weights)
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
-    for name in state.progress():
+    for name in state.progress().keys() & facts.keys():  # an older version's checkpoint has no layers
         setattr(state, name, facts[name])
 
 
-def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
-    """metrics.csv from the history."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(history)
-    write(folder / METRICS, text.getvalue().encode())
+def _read_checkpoint(folder: Path, run: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    if not (folder / CHECKPOINT).exists():
+        return None
+    tensors, facts = read_tensors(folder / CHECKPOINT)
+    _belongs(folder / CHECKPOINT, facts["run"], run)
+    return tensors, facts
+
+
+def write_tables(folder: Path, source: State | Model) -> None:
+    """metrics.csv from the history, layers.csv from the layers."""
+    for name, columns, rows in ((METRICS, COLUMNS, source.history), (LAYERS, layers.COLUMNS, source.layers)):
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write(folder / name, text.getvalue().encode())
 
 
 def save_model(folder: Path, model: Model) -> None:
-    """Write model.safetensors: weights, with the result and the history beside them."""
-    facts = {"run": read_config(folder)["sha256"], "result": model.result, "history": model.history}
+    """Write model.safetensors: weights, with the result, the history and the layers beside them."""
+    facts = {"run": read_config(folder)["sha256"], "result": model.result}
+    facts |= {"history": model.history, "layers": model.layers}
     write_tensors(folder / MODEL, model.network.state_dict(), facts)
 
 
