@@ -222,11 +222,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
+    if Path("/proc/self/clear_refs").exists():
+        memory()  # first: later on the process has memory to spare
     bare_steps(arguments.rounds, not arguments.no_compile, arguments.long_compile)
     bandwidth(arguments.rounds)
     variants(arguments.rounds)
-    if Path("/proc/self/clear_refs").exists():
-        memory()
     training_loop(arguments.rounds)
 
 

@@ -10,7 +10,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from rmsprop.kernels import cpu
 from rmsprop.torch import RMSprop
-from tests.conftest import parameter
 
 pytestmark = [
     pytest.mark.skipif(cpu.native is None, reason="no native kernel on this machine"),
@@ -230,23 +229,6 @@ def test_float64_state_of_a_single_number():
     race(ours, other)
     assert_equal(ours, other, rtol=1e-6, atol=1e-6)
     assert ours.state[params_of(ours)[2]]["square_avg"] > 0
-
-
-@pytest.mark.parametrize("nonfinite", ["skip", "error"])
-def test_capturable_counts_nothing_on_the_host(nonfinite):
-    with pytest.raises(ValueError, match=f"capturable=True: nonfinite='{nonfinite}'"):
-        RMSprop([parameter()], capturable=True, nonfinite=nonfinite)
-
-
-def test_capturable_on_the_cpu_is_the_plain_step(make):
-    p, q = parameter(), parameter()
-    ours, other = make([p], capturable=True, lr=torch.tensor(0.1)), make([q], lr=0.1)
-    for _ in range(3):
-        ours.step()
-        other.step()
-    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
-    assert ours.state[p]["step"] == 3
-    assert ours.state[p]["step"].device == p.device
 
 
 def test_warnings_are_errors_elsewhere():

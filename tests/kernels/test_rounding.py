@@ -86,7 +86,7 @@ def fresh(shape=(3, 64), seed=0):
 def stepped(params, steps=3, **options):
     """Parameters and state after some steps, all as row-major numbers one after the other."""
     params = [torch.nn.Parameter(p) for p in params]
-    optimizer = RMSprop(params, lr=0.01, **{**SR, **options})
+    optimizer = RMSprop(params, **{"lr": 0.01, **SR, **options})
     for t in range(steps):
         whole = fresh((sum(p.numel() for p in params),), t + 1)
         for p, g in zip(params, whole.split([p.numel() for p in params]), strict=True):
@@ -119,6 +119,19 @@ def test_kernel_and_torch_round_alike(state_dtype, foreach):
         results.append([*params, *(optimizer.state[p]["square_avg"] for p in params)])
     assert same(*results)
     assert not torch.equal(results[0][0], fresh((1000,)))
+
+
+@needs_native
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("centered", [False, True])
+def test_kernel_and_torch_round_all_state_alike(centered, foreach):
+    """A floor under the root keeps it out: what is left is additions and products, which IEEE rounds in one way."""
+    exact = {"alpha": 0.75, "momentum": 0.5, "lr": 0.5, "eps": 2.0**10, "epsilon_mode": "floor", "centered": centered}
+    results = []
+    for options in ({}, {"fused": False, "foreach": foreach}):
+        results.append(stepped([fresh((700,)), fresh((8, 33))], steps=6, **exact, **options))
+    assert same(*results)
+    assert len(results[0]) == 3 + centered
 
 
 @pytest.mark.parametrize("fused", [None, False])
