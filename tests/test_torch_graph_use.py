@@ -153,6 +153,12 @@ def test_watched_step_raises(first):
     assert ours.state[params[0]]["step"] == 2 - first
 
 
+def test_differentiable_step_raises():
+    optimizer = RMSprop([parameter().clone()], differentiable=True)
+    with pytest.raises(RuntimeError, match="differentiable=True: autograd does not follow a step in a graph"):
+        compiled(optimizer.step)[0]()
+
+
 def test_closure():
     ours, _ = twins()
     differentiate(params_of(ours), 0)

@@ -45,6 +45,8 @@ def step(optimizer: "Stateful") -> None:
     """One step of all groups."""
     if optimizer._watch is not None:
         raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
+    if any(group["differentiable"] for group in optimizer.param_groups):
+        raise RuntimeError("differentiable=True: autograd does not follow a step in a graph")
     _make_state(optimizer._number)
     operands: Any = ([], [], [], [])
     lrs, texts, counts, offsets, names, offset = [], [], [], [], [], 0
