@@ -41,13 +41,15 @@ def step(groups: list[dict[str, Any]], plan: Plan, watched: bool) -> tuple[int, 
         with torch.set_grad_enabled(group["differentiable"]):
             rows = _rows(work, i, plan.known[i].rule, group, seen)
         seen += len(rows)
-        native = [row for row in rows if _for_kernel(row, group)]
+        native: list[Row] = []
+        for row in rows:
+            if _for_kernel(row, group):
+                native.append(row)
+            else:
+                for_lists[i, *_shared(row, group, plan.known[i].rule)].append(row)
         places += [row.place for row in native]
         names, offsets = [row.name for row in native], [row.offset or 0 for row in native]
         for_kernel.append(cpu.Group(work.scalars, work.flags, *_columns(native), names, work.seed, offsets))
-        for row in rows:
-            if not _for_kernel(row, group):
-                for_lists[i, *_shared(row, group, plan.known[i].rule)].append(row)
     calls = {key: _call(plan, key[0], groups[key[0]], key[-2]) for key in for_lists}
     for key, rows in for_lists.items():
         for row in rows:
