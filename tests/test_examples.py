@@ -12,6 +12,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 LAUNCHERS = {"torchrun": ["-m", "torch.distributed.run", "--standalone"], "python": []}
 #: What an example is given, and what it prints.
 RUNS = {
+    "compiled_step.py": ([], r"graphs compiled: 1\nequal to the eager run: True\n"),
     "fsdp2.py": (["checkpoint"], r"not trained on: (8[5-9]|9\d|100)\.\d%\nresumed run equal bit for bit: True\n"),
 }
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -248,3 +249,20 @@ def test_the_step_that_a_cuda_graph_would_capture(monkeypatch, options):
     for other in found[1:]:
         for x, y in zip(found[0], other, strict=True):
             assert_allclose(y, x, 1e-12, 1e-13)
+
+
+def test_float32_gradients_of_bfloat16_parameters(make):
+    """Where `p.grad_dtype` asks for them; they are not rounded on the way."""
+    p, q = (torch.nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
+    p.grad_dtype = torch.float32
+    p.grad, q.grad = (torch.tensor([1.001, 2.003, -3.007]) for _ in "pq")
+    ours, other = make([p]), make([q])
+    ours.step()
+    other.step()
+    assert_allclose(ours.state[p]["square_avg"], other.state[q]["square_avg"], 1e-6)
+    assert torch.equal(p, q.bfloat16())
+
+
+def test_numpy_numbers_are_kept_as_pythons():
+    group = RMSprop([parameter()], lr=np.float32(0.5), alpha=np.float64(0.9)).param_groups[0]
+    assert (type(group["lr"]), type(group["alpha"])) == (float, float)

@@ -248,7 +248,7 @@ ONES = np.ones(4, np.float32)
 REFUSED = {
     "shape": (ONES, np.ones(5, np.float32), {}, ValueError, "shape"),
     "rank": (ONES, np.ones((4, 1), np.float32), {}, ValueError, "shape"),
-    "gradient dtype": (ONES, np.ones(4), {}, ValueError, "dtype"),
+    "gradient dtype": (ONES, np.ones(4), {}, TypeError, "dtype"),
     "integers": (np.ones(4, int), np.ones(4, int), {}, TypeError, "float16"),
     "complex": (np.ones(4, np.complex64), np.ones(4, np.complex64), {}, TypeError, "float16"),
     "byte order": (np.ones(4, ">f4"), np.ones(4, ">f4"), {}, TypeError, "float16"),

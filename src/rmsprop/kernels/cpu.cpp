@@ -282,7 +282,8 @@ bool check(Row& row) {
       return refuse(row, "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
     if (!a.same_shape(row.view[P])) return refuse(row, "gradient and state must have the parameter's shape");
     if (a.dtype != (o < V ? dtype : state))
-      return refuse(row, o < V ? "the gradient must have the parameter's dtype" : "all state must have one dtype");
+      return o < V ? refuse(row, "the gradient must have the parameter's dtype", PyExc_TypeError)
+                   : refuse(row, "all state must have one dtype");
     if (o != G && !a.writable) return refuse(row, "parameter or state is read-only");
     same_layout &= a.same_layout(row.view[P]);
   }

@@ -13,7 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from rmsprop.dialects import Default
 from rmsprop.kernels import cpu
 from rmsprop.torch import graph, mixed
-from rmsprop.torch.options import VALUES, check_params, defaults, known
+from rmsprop.torch.options import RULE_KEYS, VALUES, check_params, defaults, known
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.stateful import Stateful
 from rmsprop.torch.watch import Watch
@@ -128,6 +128,7 @@ class RMSprop(Stateful):
         known(VALUES({**self.defaults, **param_group}))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        group.update({k: x.item() for k, x in group.items() if k in RULE_KEYS and type(x).__module__ == "numpy"})
         if "param_names" in group:
             names = dict(zip(reversed(group["params"]), reversed(group["param_names"]), strict=True))
             group["param_names"] = [names[p] for p in dict.fromkeys(group["params"])]
