@@ -221,3 +221,10 @@ def test_inductor_makes_no_copy_of_parameters(options):
     allocated = sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
     assert allocated < 1 << 14
     assert optimizer.state[params[0]]["step"] == 3
+
+
+def test_scaled_gradients_are_not_passed_over_by_the_traced_rule():
+    optimizer = RMSprop([parameter()], fused=False)
+    optimizer.found_inf = torch.tensor(1.0)
+    with pytest.raises(RuntimeError, match="grad_scale, found_inf: in a graph only the kernel honours them"):
+        compiled(optimizer.step)[0]()

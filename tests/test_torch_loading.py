@@ -208,3 +208,33 @@ assert torch.equal(*params)
 def test_processes_share_state():
     """As workers of A3C do: what one has learned about gradients the others use."""
     subprocess.run([sys.executable, "-c", SHARED], check=True, timeout=60)
+
+
+def test_what_was_loaded_counts_by_itself():
+    """torch hands on the very tensors of the dictionary it is given."""
+    source, _ = stepped("ab", bias_correction=True)
+    saved = source.state_dict()
+    others = [named("ab", bias_correction=True)[0] for _ in "xy"]
+    for other in others:
+        other.load_state_dict(saved)
+    others[0].step()
+    assert [int(entry["step"]) for o in (source, *others) for entry in o.state.values()] == [3, 3, 4, 4, 3, 3]
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("alpha", 2.0), ("seed", -1)])
+def test_options_that_no_step_takes_are_not_loaded(name, value):
+    source, _ = stepped("ab")
+    saved = copy.deepcopy(source.state_dict())
+    saved["param_groups"][0][name] = value
+    other, _ = stepped("ab", momentum=0.5)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match="Invalid"):
+        other.load_state_dict(saved)
+    assert other.state_dict()["param_groups"] == before["param_groups"]
+
+
+def test_the_callers_groups_stay_as_they_are():
+    groups = [{"params": [parameter()]}]
+    RMSprop(groups, lr=1.0)
+    assert RMSprop(groups, lr=2.0).param_groups[0]["lr"] == 2
+    assert list(groups[0]) == ["params"]

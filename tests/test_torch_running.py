@@ -241,3 +241,24 @@ def test_hooks_of_all_optimizers_run(make):
         handle.remove()
     optimizer.step()
     assert seen == ["before", "after"]
+
+
+@pytest.mark.skipif(cpu.native is None, reason="no native kernel on this machine")
+def test_ctrl_c_in_the_native_call_leaves_a_whole_step(monkeypatch):
+    """Python hears of it as the call returns: the weights have moved, and so must all that belongs to them."""
+    p, q = parameter(), parameter()
+    interrupted, whole = RMSprop([p], momentum=0.9, centered=True), RMSprop([q], momentum=0.9, centered=True)
+    native = cpu.step
+
+    def stepped_and_interrupted(groups, threads):
+        native(groups, threads)
+        raise KeyboardInterrupt
+
+    whole.step()
+    version = p._version
+    monkeypatch.setattr(cpu, "step", stepped_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.step()
+    assert p._version > version
+    torch.testing.assert_close(interrupted.state[p], whole.state[q], rtol=0, atol=0)
+    assert torch.equal(p, q)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu, lists
 from rmsprop.rule import Rule
-from rmsprop.torch.options import ENGINE, RULE_KEYS, VALUES, known, not_fused
+from rmsprop.torch.options import ENGINE, RULE_KEYS, VALUES, known, not_fused, plain
 from rmsprop.torch.state import real
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def step(optimizer: "Stateful") -> None:
                 starts.append(offset)
             offset += p.numel() * (2 if p.is_complex() else 1)
         if not (told.native and not any(p.is_complex() or not_fused(p, group["state_dtype"]) for p in rows)):
+            if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
+                raise RuntimeError("grad_scale, found_inf: in a graph only the kernel honours them")
             _traced(told.rule, group, lr, starts, *own)
             continue
         for whole, tensors in zip(operands, own, strict=True):
@@ -93,7 +95,7 @@ def _make_state(number: str) -> None:
 def _tell(optimizer: str, number: int) -> Told:
     group = OPTIMIZERS[optimizer].param_groups[number]
     names = group.get("param_names") or [f"parameter {k} of group {number}" for k in range(len(group["params"]))]
-    return _told(tuple([group[x] for x in _TOLD]))._replace(names=tuple([x.replace("\n", " ") for x in names]))
+    return _told(tuple([plain(group[x]) for x in _TOLD]))._replace(names=tuple([x.replace("\n", " ") for x in names]))
 
 
 @lru_cache(maxsize=256)
@@ -156,9 +158,10 @@ def _traced(rule: Rule, group: Any, lr: Any, starts: Any, params: Any, grads: An
     dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
     for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
         p, g, *slots = (_elements(x) for x in (p, g, *state[i * len(names) : (i + 1) * len(names)]))  # noqa: PLW2901
-        t += 1  # noqa: PLW2901
-        call = lists.Call(rule, t.double(), lr, 1.0, group["seed"], group["stochastic_rounding"])
+        call = lists.Call(rule, t.double() + 1, lr, 1.0, group["seed"], group["stochastic_rounding"])
+        g = g.to_dense() if g.layout != torch.strided else g  # noqa: PLW2901
         lists.step(call, [p], [g], [dict(zip(names, slots, strict=True))], starts[i : i + 1] if dithers else None)
+        t += 1  # noqa: PLW2901
 
 
 def _elements(x: Tensor) -> Tensor:

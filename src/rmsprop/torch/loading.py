@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmsprop.torch.options import ENGINE
+from rmsprop.torch.options import ENGINE, VALUES, defaults, known
 from rmsprop.torch.shards import local
 from rmsprop.torch.state import State, dtype, is_slot, real, settled
 
@@ -22,6 +22,8 @@ def prepared(given: dict[str, Any], groups: Groups) -> dict[str, Any]:
     saved = [
         {**{name: own[name] for name in ENGINE}, **group} for own, group in _by_name(given["param_groups"], groups)
     ]
+    for group in saved:
+        known(VALUES({**defaults("torch"), **group}))
     if len(saved) == len(groups):
         for i, (group, own) in enumerate(zip(saved, groups, strict=True)):
             for k, (index, p) in enumerate(zip(group["params"], own["params"], strict=False)):
@@ -40,7 +42,7 @@ def restored(saved: dict[str, Any], groups: Groups, state: dict[Tensor, State]) 
             kept = dtype(p, group["state_dtype"])
             entry = saved["state"].get(index, {})
             exact = {k: v.to(p.device, kept, copy=True) for k, v in entry.items() if is_slot(k, v)}
-            step = torch.as_tensor(state[p].get("step", 0), dtype=torch.float32)
+            step = torch.as_tensor(state[p].get("step", 0)).to(torch.float32, copy=True)
             result[p] = settled({**state[p], **exact, "step": step}, group["centered"])
     return result
 

@@ -129,6 +129,8 @@ def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group:
         raise ValueError(f"{name}: its state is incomplete")
     if group["stochastic_rounding"] and p.dtype == torch.float16:
         raise ValueError(f"{name} is float16: stochastic_rounding is for bfloat16; expected it to be False")
+    if group["differentiable"] and p.is_leaf and p.requires_grad:
+        raise RuntimeError(f"{name} is a leaf that requires grad: a differentiable step needs one that is computed")
     slots = {f"its {key}": value for key, value in state.items() if is_slot(key, value)}
     for what, x in {"its gradient": g, **slots}.items():
         expected = p.dtype if x is g else dtype(p, group["state_dtype"])

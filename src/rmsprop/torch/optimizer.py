@@ -13,7 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from rmsprop.dialects import Default
 from rmsprop.kernels import cpu
 from rmsprop.torch import graph, mixed
-from rmsprop.torch.options import RULE_KEYS, VALUES, check_params, defaults, known
+from rmsprop.torch.options import RULE_KEYS, VALUES, check_params, defaults, known, plain
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.stateful import Stateful
 from rmsprop.torch.watch import Watch
@@ -45,7 +45,7 @@ class RMSprop(Stateful):
         foreach: True runs `rmsprop.rule.update` over lists of tensors on the CPU too; False runs it one tensor at a
             time where the kernel does not; None lets the kernel come first.
         maximize: climb instead of descend.
-        differentiable: let autograd follow the step, from lr-independent inputs: gradients, parameters and state.
+        differentiable: let autograd follow the step from gradients, parameters and state; lr is a constant.
         fused: True wants the native kernel for all parameters, or raises; None takes it wherever it can; False does
             without.
         dialect: whose rule and defaults to use (`rmsprop.DIALECTS`); an argument that is given wins over it.
@@ -126,9 +126,9 @@ class RMSprop(Stateful):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch does; its options are checked before it is taken."""
         known(VALUES({**self.defaults, **param_group}))
-        super().add_param_group(param_group)
+        super().add_param_group(dict(param_group))
         group = self.param_groups[-1]
-        group.update({k: x.item() for k, x in group.items() if k in RULE_KEYS and type(x).__module__ == "numpy"})
+        group.update({name: plain(group[name]) for name in RULE_KEYS})
         if "param_names" in group:
             names = dict(zip(reversed(group["params"]), reversed(group["param_names"]), strict=True))
             group["param_names"] = [names[p] for p in dict.fromkeys(group["params"])]
@@ -155,7 +155,7 @@ class RMSprop(Stateful):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; everything is checked before the first write.
 
-        Threads that step the same optimizer take turns.
+        Threads that step the same optimizer take turns, but for steps in a graph.
 
         Args:
             closure: evaluates the model again and returns the loss.
@@ -207,16 +207,24 @@ class RMSprop(Stateful):
             plan = Plan(self, 1.0 if scale is None else float(scale))
             sums: list[cpu.Sums] = []
             if not plan.only_asks_for_state():
-                skipped, sums = self._step(plan, watch is not None)
+                try:
+                    skipped, sums = self._step(plan, watch is not None)
+                except KeyboardInterrupt:  # heard as the native call returns: the step has been made
+                    self._settle(plan)
+                    raise
                 if skipped:
                     self._skipped += skipped
-                increment_version(plan.stepped)
-            self.state.update(plan.created)
-            self._known = plan.known
+            self._settle(plan)
             if watch is not None and sums:  # after all that belongs to the step: this takes long enough for a Ctrl-C
                 watch.take(plan, sums)
-        if watch is not None:
+        if watch is not None and sums:
             watch.tell()
+
+    def _settle(self, plan: Plan) -> None:
+        """What belongs to a step beside the numbers."""
+        increment_version(plan.stepped)
+        self.state.update(plan.created)
+        self._known = plan.known
 
     def _step(self, plan: Plan, watched: bool) -> tuple[int, list[cpu.Sums]]:
         """Try the kernel on everything: it checks before it writes, and that is faster than to look here first."""
@@ -240,6 +248,7 @@ class RMSprop(Stateful):
 
         Raises:
             ValueError: `every` is no whole number of at least 0.
+            TypeError: `log` cannot be called.
 
         Example:
             >>> import torch, rmsprop.torch
@@ -253,6 +262,8 @@ class RMSprop(Stateful):
         """
         if not isinstance(every, int) or isinstance(every, bool) or every < 0:
             raise ValueError(f"every={every!r}: expected a whole number of at least 0")
+        if log is not None and not callable(log):
+            raise TypeError(f"log={log!r}: expected a callable that takes a dict, or None")
         self._watch = Watch(log, every) if every else None
 
     def stats(self) -> dict[str, dict[str, float]]:

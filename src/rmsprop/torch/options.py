@@ -66,6 +66,8 @@ def _rule(fields: dict[str, Any], decoupled: Any) -> Rule:
     if isinstance(lr := fields["lr"], Tensor):
         if lr.numel() != 1:
             raise ValueError(f"Tensor lr must be 1-element, got {lr.numel()}")
+        if lr.requires_grad:
+            raise ValueError("Invalid learning rate: a tensor that requires grad: expected one that does not")
         fields["lr"] = lr.item()
     if not isinstance(decoupled, bool):
         raise ValueError(f"Invalid decoupled_weight_decay value: {decoupled!r}: expected True or False")
@@ -99,6 +101,11 @@ def _check_engine(options: dict[str, Any]) -> None:
 def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
     if not fits:
         raise ValueError(f"Invalid {name} value: {value!r}: expected {allowed}")
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number as Python's; anything else as it is."""
+    return value.item() if type(value).__module__ == "numpy" else value
 
 
 def check_params(group: dict[str, Any]) -> None:

@@ -133,15 +133,14 @@ def joined() -> Iterator[Ranks]:
     """
     from torch import distributed
 
+    # A group that is there may be of another kind, and busy: it gets a second one beside it.
     theirs = distributed.is_available() and distributed.is_initialized()
     if (distributed.get_world_size() if theirs else launched()[1]) == 1:
         yield ALONE
         return
-    if theirs:
-        group = distributed.new_group(backend="gloo")  # theirs may be of another kind, and busy
-    else:
-        distributed.init_process_group("gloo")
-        group = distributed.group.WORLD
+    if not theirs:
+        _start_group()
+    group = distributed.new_group(backend="gloo") if theirs else distributed.group.WORLD
     ranks = Ranks(distributed.get_rank(group), distributed.get_world_size(group), group)
     try:
         yield ranks
@@ -151,4 +150,15 @@ def joined() -> Iterator[Ranks]:
         raise ConnectionError("the process of another rank has ended") from error
     finally:
         distributed.destroy_process_group(group)
-        ranks.group = group = None  # gloo's threads that live until Python ends can abort it
+        ranks.group = group = None  # gloo's threads end with the last reference; at Python's end they would abort it
+
+
+def _start_group() -> None:
+    """Make torch's process group, from what torchrun says in the environment."""
+    # Its functions' defaults keep the group there is when it is first imported, which DDP does, for ever.
+    import torch.distributed.nn.functional  # noqa: F401
+    from torch.distributed import PrefixStore, init_process_group, rendezvous
+
+    store, rank, size = next(rendezvous("env://"))
+    number = store.add(f"rmsprop/{rank}", 1)  # what an earlier group has left in the store would mislead the next one
+    init_process_group("gloo", store=PrefixStore(f"rmsprop/{number}", store), rank=rank, world_size=size)
