@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rmsprop.kernels import cpu
+from rmsprop.torch import RMSprop
 from tests.conftest import parameter
 
 INF, NAN = float("inf"), float("nan")
