@@ -86,7 +86,8 @@ def threads():
 
 x = np.random.default_rng(0).normal(size=(103, 2))
 target = np.where(x[:, 0] > 0, "a", "b")
-own = rmsprop.fit(x, target, epochs=2, hidden=(4,), batch_size=9)
+for _ in range(4):
+    rmsprop.fit(x, target, epochs=1, hidden=(4,), batch_size=9)
 left = dist.is_initialized(), threads()
 dist.init_process_group("gloo")
 rank = dist.get_rank()

@@ -157,7 +157,7 @@ def _start_group() -> None:
     """Make torch's process group, from what torchrun says in the environment."""
     # Its functions' defaults keep the group there is when it is first imported, which DDP does, for ever.
     import torch.distributed.nn.functional  # noqa: F401
-    from torch.distributed import PrefixStore, init_process_group
+    from torch.distributed.distributed_c10d import PrefixStore, init_process_group
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
