@@ -66,6 +66,7 @@ def test_a_connection_that_broke_is_said_and_other_faults_stay(monkeypatch):
 BOTH = """
 from pathlib import Path
 import numpy as np
+import torch
 import torch.distributed as dist
 import rmsprop
 from rmsprop.training.ranks import joined
@@ -86,9 +87,11 @@ def threads():
 
 x = np.random.default_rng(0).normal(size=(103, 2))
 target = np.where(x[:, 0] > 0, "a", "b")
+with joined() as ranks:
+    ranks.parallel(torch.nn.Linear(1, 1))
+left = dist.is_initialized(), threads()
 for _ in range(4):
     rmsprop.fit(x, target, epochs=1, hidden=(4,), batch_size=9)
-left = dist.is_initialized(), threads()
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 with joined() as ranks:
