@@ -13,6 +13,7 @@ LAUNCHERS = {"torchrun": ["-m", "torch.distributed.run", "--standalone"], "pytho
 #: What an example is given, and what it prints.
 RUNS = {
     "compiled_step.py": ([], r"graphs compiled: 1\nequal to the eager run: True\n"),
+    "jax_equinox.py": ([], r"epoch 10: 9[6-9]\.\d%"),
     "fsdp2.py": (["checkpoint"], r"not trained on: (8[5-9]|9\d|100)\.\d%\nresumed run equal bit for bit: True\n"),
 }
 
