@@ -34,8 +34,8 @@ def refusal(rule: Rule) -> str:
     """Why missed steps of a rule cannot be made up for, or nothing."""
     if rule.weight_decay > 0 and rule.decay_mode == "coupled":
         return (
-            f"weight_decay={rule.weight_decay} is coupled: it changes rows that no gradient touches in a way that has no "
-            "closed form; expected decoupled decay, a dense gradient, or sparse='lazy' (only touched rows decay)"
+            f"weight_decay={rule.weight_decay} is coupled, and changes rows that no gradient touches in a way that has "
+            "no closed form; expected decoupled decay, a dense gradient, or sparse='lazy' (only touched rows decay)"
         )
     if rule.weight_decay * rule.lr >= 1:
         return f"lr * weight_decay = {rule.lr * rule.weight_decay:g}: expected less than 1, or a dense gradient"
@@ -89,18 +89,18 @@ class Missed:
         for row, step in zip(rows, last, strict=True):
             if step < now:
                 raise ValueError(
-                    f"{name}: row {row} moves while it is not touched, and was last brought up to date at step {step} of "
-                    f"{now}: attach() the embedding, or call catch_up() for rows before they are read"
+                    f"{name}: row {row} moves while it is not touched, and was last brought up to date at step {step} "
+                    f"of {now}: attach() the embedding, or call catch_up() for rows before they are read"
                 )
 
-    def factors(self, last: NDArray[np.integer]) -> dict[str, NDArray[np.float64]]:
+    def factors(self, last: NDArray[np.integer]) -> dict[str, NDArray[np.floating]]:
         """What `catch_up` takes, for rows that these steps were the last to bring up to date; in double."""
         s, n = np.asarray(last, np.int64) - self.start, self.length
-        fade, none = self.rule.beta ** (n - s), np.zeros(s.shape)
+        fade, none = np.power(self.rule.beta, n - s), np.zeros(s.shape)
         return {
             "fade": fade,
             "spread": fade * (1 - fade),
-            "kept": self.rule.momentum ** (n - s),
+            "kept": np.power(self.rule.momentum, n - s),
             "lost": none if self.retained is None else 1 - self.retained[n] / self.retained[s],
             "moved": none if self.retained is None or self.pull is None else self.retained[n] * self.pull[s],
         }

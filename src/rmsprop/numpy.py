@@ -187,7 +187,7 @@ class RMSprop:
         return self._apart(_gradient(name, g, p), p)
 
     def _with_rows(self, grads: list[Any]) -> dict[int, Table]:
-        """Completes the gradients of rows, and brings up to date what the step needs; the tables to write up after it."""
+        """Completes the gradients of rows, and brings up to date what the step needs; the tables that take part."""
         tables = {}
         for i, g in enumerate(grads):
             if g is None:
@@ -206,11 +206,13 @@ class RMSprop:
         return tables
 
     def _bring_up(self, i: int, rows: Any = None) -> None:
-        table, columns = self._tables[i], ([self._params[i]], [self._tables[i].behind(rows)], [self._states[i]])
-        cpu.step([cpu.Group(*cpu.coefficients(table.missed.rule), *columns, [self._names[i]])], cpu.threads())
+        table, names = self._tables[i], [self._names[i]]
+        coefficients = cpu.coefficients(table.missed.rule)
+        group = cpu.Group(*coefficients, [self._params[i]], [table.behind(rows)], [self._states[i]], names)
+        cpu.step([group], cpu.threads())
 
     def state_dict(self) -> dict[str, Any]:
-        """The rule and a copy of the state, of which all rows are brought up to date: plain numbers, strings and arrays.
+        """The rule and a copy of the state, all rows brought up to date: plain numbers, strings and arrays.
 
         {"format": 1, "rule": {...}, "state": {name: {"step": int, "square_avg": array, ...}}}
         """

@@ -11,7 +11,7 @@ from rmsprop.kernels import cpu, lists
 from rmsprop.kernels.cpu import Sums
 from rmsprop.kernels.rows import Rows
 from rmsprop.rule import Rule
-from rmsprop.torch.options import check_fused
+from rmsprop.torch.options import check_fused, not_fused
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.rows import Gathered
 from rmsprop.torch.shards import aligned, local, start
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
     name: str
     p: Tensor
-    g: Tensor
+    g: Any  # a tensor or, for the kernel, `Rows`
     state: State
     offset: int | None
     place: int  # among the parameters that take part
@@ -105,9 +105,9 @@ def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
     """Whether the kernel takes this one, and is to."""
     if cpu.native is None or group["foreach"] or group["fused"] is False or group["differentiable"]:
         return False
+    if row.gathered is not None or isinstance(row.g, Rows):
+        return row.gathered is None
     wide = row.p.dtype == torch.float64
-    if row.gathered is not None:
-        return False
     states = [value.dtype for key, value in row.state.items() if is_slot(key, value)]
     fits = all((x == torch.float64) == wide for x in states)
     return row.p.device.type == "cpu" and fits and row.g.dtype == row.p.dtype
@@ -124,7 +124,8 @@ def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first
         if group["fused"]:
             check_fused(name, p, group["state_dtype"])
         if isinstance(g, Rows):
-            rows.append(_gathered(name, g, p, state, rule, group, first + len(rows)))
+            begin = None if offset is None else offset + start(name, p)
+            rows.append(_row_of_rows(name, g, p, state, rule, group, begin, first + len(rows)))
             continue
         g = aligned(g, p)  # noqa: PLW2901
         _check_row(name, p, g, state, rule, group)
@@ -134,10 +135,13 @@ def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first
     return rows
 
 
-def _gathered(
-    name: str, g: Rows, p: Tensor, state: State, rule: Rule, group: dict[str, Any], place: int
+def _row_of_rows(
+    name: str, g: Rows, p: Tensor, state: State, rule: Rule, group: dict[str, Any], begin: int | None, place: int
 ) -> Row:
-    """The rows that a sparse gradient touches."""
+    """A gradient of rows for the kernel, or the rows it touches as tensors of their own."""
+    here, kept = local(p).detach(), {key: local(value) for key, value in state.items()}
+    if _kernel_takes(here, g, kept, group):
+        return Row(name, here, g, kept, begin, place)
     if group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16:
         raise ValueError(f"{name}: random rounding of some rows needs the kernel; expected sparse='dense'")
     found = Gathered(name, g, p, state, rule)
@@ -145,6 +149,14 @@ def _gathered(
     if found.g.shape != found.p.shape:
         raise ValueError(f"{name}: its gradient's values are {tuple(g.values.shape)}, rows are {tuple(p.shape[1:])}")
     return Row(name, found.p, found.g, found.state, None, place, found)
+
+
+def _kernel_takes(p: Tensor, g: Rows, state: State, group: dict[str, Any]) -> bool:
+    if group["foreach"] or group["fused"] is False or not_fused(p, group["state_dtype"]) or p.is_complex():
+        return False
+    slots = [value for key, value in state.items() if is_slot(key, value)]
+    contiguous = all(x.is_contiguous() for x in (p, *slots))
+    return contiguous and g.values.dtype == p.dtype and len({x.dtype for x in slots}) == 1
 
 
 def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Sparse gradients: what becomes of rows of a table that a step does not touch, and rows on devices without a kernel."""
+"""Sparse gradients: what becomes of rows that a step does not touch, and rows on devices without a kernel."""
 
 import warnings
 import weakref
@@ -15,7 +15,7 @@ from rmsprop.kernels.rows import Rows, Table
 from rmsprop.missed import catch_up as made_up
 from rmsprop.missed import moves, refusal
 from rmsprop.rule import Rule
-from rmsprop.torch.shards import local
+from rmsprop.torch.shards import local, rows_here
 from rmsprop.torch.state import State, real
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ NOT_NATIVE = (TypeError, RuntimeError, BufferError)
 def any_sparse(plan: "Plan") -> bool:
     """Whether the step has a sparse gradient."""
     grads = chain.from_iterable(work.grads for work in plan.work)
-    return any(isinstance(g, Tensor) and local(g).is_sparse for g in grads)
+    return any(isinstance(g, Tensor) and g.is_sparse for g in grads)
 
 
 def take(plan: "Plan", optimizer: "Stateful") -> None:
@@ -44,12 +44,14 @@ def take(plan: "Plan", optimizer: "Stateful") -> None:
             if g is None:
                 continue
             table = optimizer._tables.get(p)
-            rows = _rows(g, p) if group["sparse"] != "dense" else None
+            rows = None if group["sparse"] == "dense" or group["differentiable"] else _rows(_name(group, i, k), g, p)
             if rows is not None and group["sparse"] == "lazy":
                 work.grads[k] = Rows(*rows)
-            elif rows is not None and _is_made_up_for(f"{_name(group, i, k)}", rule, p, optimizer):
+            elif rows is not None and _is_made_up_for(_name(group, i, k), rule, p, optimizer):
                 step = int(work.states[k]["step"])
-                table = table or Table(torch.full((len(local(p)),), step, dtype=torch.int32, device=p.device), rule, step)
+                table = table or Table(
+                    torch.full((len(local(p)),), step, dtype=torch.int32, device=p.device), rule, step
+                )
                 plan.tables[p] = table, i
                 work.grads[k] = table.gradient(*rows, strict=not _is_distributed())
             elif table is not None:
@@ -64,8 +66,8 @@ def _is_made_up_for(name: str, rule: Rule, p: Tensor, optimizer: "Stateful") -> 
         return True
     if not optimizer._has_warned:
         warnings.warn(
-            f"{name}: with momentum or weight decay rows move that no gradient touches, so each step passes over the whole "
-            "table; attach() its embedding to the optimizer, or call catch_up() before rows are read, and rows wait until then",
+            f"{name}: with momentum or weight decay, rows move that no gradient touches, so each step passes over the "
+            "whole table; attach() its embedding, or call catch_up() before rows are read, and they wait until then",
             stacklevel=2,
         )
         optimizer._has_warned = True
@@ -76,6 +78,8 @@ def bring_up(optimizer: "Stateful", p: Tensor, indices: Tensor | None = None) ->
     """Brings rows of a table up to date, or all, which then is one no longer."""
     table, state = optimizer._tables[p], optimizer.state[p]
     group, name = next(_find(optimizer, p))
+    if indices is not None:
+        _, indices = _here(name, indices, p)
     coefficients = cpu.coefficients(table.missed.rule, stochastic=group["stochastic_rounding"])
     behind = table.behind(indices)
     try:
@@ -110,16 +114,30 @@ def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _rows(g: Any, p: Any) -> tuple[Tensor, Tensor] | None:
-    """Indices and values of a sparse gradient whose entries are whole rows; None for any other."""
-    g = local(g)
+def _rows(name: str, g: Any, p: Any) -> tuple[Tensor, Tensor] | None:
+    """Indices and values of a sparse gradient whose entries are whole rows; None for any other.
+
+    Of a distributed table, the rows that are here: a sparse gradient is that of the whole table, the same everywhere.
+    """
     if not g.is_sparse or g.sparse_dim() != 1:
         return None
-    return g._indices()[0], g._values().contiguous()
+    here, indices = _here(name, g._indices()[0], p)
+    return indices, g._values()[here].contiguous()
+
+
+def _here(name: str, indices: Tensor, p: Any) -> tuple[Any, Tensor]:
+    """Which of these rows this process holds, and where."""
+    if not hasattr(p, "placements"):
+        return ..., indices
+    if len(outside := indices[(indices < 0) | (indices >= len(p))]):
+        raise IndexError(f"{name}: row index {int(outside[0])}: expected 0 to {len(p) - 1}")
+    first, count = rows_here(name, p, "a sparse gradient")
+    here = (indices >= first) & (indices < first + count)
+    return here, indices[here] - first
 
 
 class CatchUp:
-    """Before a module reads rows, they are brought up to date. A copy of the module is another's, and has none of this."""
+    """Before a module reads rows, they are brought up to date; a copy of the module does without."""
 
     def __init__(self, optimizer: "Stateful | None" = None) -> None:
         self._optimizer = weakref.ref(optimizer) if optimizer is not None else None
@@ -185,8 +203,9 @@ class Gathered:
             for key, value in missed.factors(last.cpu().numpy()).items()
         }
         flags = {key: value for key, value in rule.flags().items() if key != "skip"}
-        arrays = [x.to(dtype) if isinstance(x, Tensor) else 0.0 for x in (self.p, *map(old.get, "vmb"))]
-        new = made_up(*arrays, **factors, **flags, tiny=torch.finfo(dtype).tiny, where=torch.where)
+        given: dict[str, Any] = {**factors, **flags, "tiny": torch.finfo(dtype).tiny, "where": torch.where}
+        arrays = {"p": self.p.to(dtype), **{x: old[x].to(dtype) if x in old else 0.0 for x in "vmb"}}
+        new = made_up(**arrays, **given)
         self.p = new[0].to(self.p.dtype)
         self.state |= {key: new["pvmb".index(letter)].to(old[letter].dtype) for letter, key in slots.items()}
 

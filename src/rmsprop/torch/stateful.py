@@ -115,7 +115,7 @@ class Stateful(Optimizer):
         if param not in self._attached:
             self._attach(param)
         with self._turn:
-            if (table := self._tables.get(param)) is None:
+            if param not in self._tables:
                 return
             if indices is not None:
                 indices = torch.as_tensor(indices, device=param.device).reshape(-1)
