@@ -150,8 +150,7 @@ class RMSprop:
             rows: indices, of which some may be the same; None for all rows.
 
         Raises:
-            KeyError: no such parameter.
-            ValueError, IndexError: `rows` are no integers, or the parameter does not have them.
+            ValueError, IndexError: no such parameter; `rows` are no integers, or the parameter does not have them.
 
         Example:
             >>> import numpy as np, rmsprop
@@ -164,10 +163,12 @@ class RMSprop:
         """
         name = f"params[{key!r}]"
         if name not in self._names:
-            raise KeyError(f"key={key!r}: expected that of a parameter, one of {self._names}")
+            raise ValueError(f"key={key!r}: expected that of a parameter, one of {self._names}")
         i = self._names.index(name)
         if rows is not None:
             rows = _indices("rows", rows)
+            if len(outside := rows[(rows < 0) | (rows >= len(self._params[i]))]):
+                raise IndexError(f"{name}: row index {outside[0]}: expected 0 to {len(self._params[i]) - 1}")
         with self._turn:
             if i in self._tables:
                 self._bring_up(i, rows)
@@ -252,7 +253,6 @@ class RMSprop:
         return {"step": np.zeros(()), **slots}
 
     def __getstate__(self) -> dict[str, Any]:
-        self.flush()
         return {name: value for name, value in self.__dict__.items() if name not in ("_turn", "_starts", "_reach")}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:

@@ -163,7 +163,7 @@ def grad_scaler_skips_on_both(rank: int, folder: Path) -> None:
 
 
 def sparse_gradients_of_tables_sharded_by_rows(rank: int, folder: Path) -> None:
-    """A sparse gradient is that of the whole table, and each process steps the rows it has: what one process would do."""
+    """A sparse gradient is that of the whole table, of which each process steps the rows it has."""
     rules: tuple[dict[str, Any], ...] = ({}, {"momentum": 0.9}, {"weight_decay": 0.1, "decoupled_weight_decay": True})
     for options in (*rules, {"centered": True, "momentum": 0.9, "foreach": True}, {"sparse": "dense", "momentum": 0.9}):
         start = torch.linspace(-1, 1, 21, dtype=torch.float64).reshape(7, 3)
@@ -179,7 +179,7 @@ def sparse_gradients_of_tables_sharded_by_rows(rank: int, folder: Path) -> None:
                 optimizer.step()
             optimizer.flush()
             results.append(values(nn.ParameterList([p]), optimizer))
-        assert_same(*results)
+        assert_same(*results, tolerance=1e-13)
 
 
 def sparse_gradients_refuse_another_dimension(rank: int, folder: Path) -> None:

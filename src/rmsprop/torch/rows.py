@@ -4,11 +4,12 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.utils.hooks import RemovableHandle
 
 from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Rows, Table
@@ -80,6 +81,8 @@ def bring_up(optimizer: "Stateful", p: Tensor, indices: Tensor | None = None) ->
     group, name = next(_find(optimizer, p))
     if indices is not None:
         _, indices = _here(name, indices, p)
+        if not (table.last[_inside(name, indices, len(table.last))] < table.missed.start + table.missed.length).any():
+            return
     coefficients = cpu.coefficients(table.missed.rule, stochastic=group["stochastic_rounding"])
     behind = table.behind(indices)
     try:
@@ -129,11 +132,28 @@ def _here(name: str, indices: Tensor, p: Any) -> tuple[Any, Tensor]:
     """Which of these rows this process holds, and where."""
     if not hasattr(p, "placements"):
         return ..., indices
-    if len(outside := indices[(indices < 0) | (indices >= len(p))]):
-        raise IndexError(f"{name}: row index {int(outside[0])}: expected 0 to {len(p) - 1}")
+    _inside(name, indices, len(p))
     first, count = rows_here(name, p, "a sparse gradient")
     here = (indices >= first) & (indices < first + count)
     return here, indices[here] - first
+
+
+def _inside(name: str, indices: Tensor, height: int) -> Tensor:
+    """The same indices, if they are those of rows."""
+    if len(outside := indices[(indices < 0) | (indices >= height)]):
+        raise IndexError(f"{name}: row index {int(outside[0])}: expected 0 to {height - 1}")
+    return indices
+
+
+class Handle(NamedTuple):
+    """What undoes an `attach`."""
+
+    hooks: tuple[RemovableHandle, ...]
+
+    def remove(self) -> None:
+        """The module reads its rows as they are again."""
+        for hook in self.hooks:
+            hook.remove()
 
 
 class CatchUp:
@@ -152,6 +172,17 @@ class CatchUp:
         if optimizer is not None:
             optimizer.catch_up(module.weight, args[0] if args else kwargs["input"])
 
+    def before_state_dict(self, module: Any, prefix: str, keep_vars: bool) -> None:
+        """A pre-hook for `state_dict`."""
+        optimizer = self._optimizer() if self._optimizer is not None else None
+        if optimizer is not None:
+            optimizer.catch_up(module.weight)
+
+    def attached_to(self, module: Any) -> Handle:
+        """Hooks both to a module."""
+        forward = module.register_forward_pre_hook(self, with_kwargs=True)
+        return Handle((forward, module.register_state_dict_pre_hook(self.before_state_dict)))
+
 
 class Gathered:
     """The touched rows of a table as tensors of their own, brought up to date; `scatter` puts them back.
@@ -167,12 +198,11 @@ class Gathered:
     def __init__(self, name: str, rows: Rows, p: Tensor, state: State, rule: Rule) -> None:
         self._rows, self._p = rows, real(local(p).detach())
         self._kept = {key: real(local(state[key])) for key in rule.slots().values()}
-        self._height = len(self._p)
         self.g = None
         if rows.indices is None:
-            self._touched = torch.arange(self._height, device=p.device)
+            self._touched = torch.arange(len(self._p), device=p.device)
         else:
-            self._touched, place = self._unique(name, rows.indices)
+            self._touched, place = torch.unique(_inside(name, rows.indices, len(self._p)), return_inverse=True)
             if rows.values is not None:
                 values = real(rows.values.resolve_conj())
                 values = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -181,13 +211,6 @@ class Gathered:
         self.state = {key: value[self._touched] for key, value in self._kept.items()} | {"step": state["step"]}
         if rows.last is not None and rows.missed is not None:
             self._catch_up(name, rule)
-
-    def _unique(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
-        outside = indices[(indices < 0) | (indices >= self._height)]
-        if len(outside):
-            raise IndexError(f"{name}: row index {int(outside[0])}: expected 0 to {self._height - 1}")
-        touched, place = torch.unique(indices, return_inverse=True)
-        return touched, place
 
     def _catch_up(self, name: str, rule: Rule) -> None:
         missed, slots = self._rows.missed, rule.slots()

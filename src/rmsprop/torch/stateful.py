@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from rmsprop.kernels.rows import Table
 from rmsprop.torch import graph, loading, rows
@@ -22,22 +21,22 @@ class Stateful(Optimizer):
 
     _skipped: Tensor
     _opt_called: bool
+    _tables: dict[Tensor, Table]  # of the parameters that have rows which are not up to date
 
     def _begin(self) -> None:
         """What a copy must have anew."""
         self._known: dict[int, Known] = {}
         self._turn = Lock()
         self._watch: Watch | None = None
-        self._tables: dict[Tensor, Table] = {}  # of the parameters that have rows which are not up to date
+        self.__dict__.setdefault("_tables", {})
         self._attached: set[Tensor] = set()  # of which rows are brought up to date before they are read
-        self._has_sparse = self._has_warned = False
+        self._has_sparse, self._has_warned = bool(self._tables), False
         self._number = str(id(self))  # as text, for dynamo makes variables of numbers
         graph.OPTIMIZERS[self._number] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along."""
-        self.flush()
-        return {**super().__getstate__(), "_skipped": self._skipped}
+        """What a copy or a pickle takes along; rows that have steps to make up for still do in the copy."""
+        return {**super().__getstate__(), "_skipped": self._skipped, "_tables": self._tables}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over a pickled or loaded state; options the state does not know have torch's values."""
@@ -66,8 +65,8 @@ class Stateful(Optimizer):
                 if isinstance(value, Tensor):
                     local(value).share_memory_()  # type: ignore[no-untyped-call]
 
-    def attach(self, module: torch.nn.Module) -> RemovableHandle:
-        """From now on, rows of an embedding are brought up to date before it reads them.
+    def attach(self, module: torch.nn.Module) -> rows.Handle:
+        """From now on, rows of an embedding are brought up to date before it reads them, or its `state_dict` is made.
 
         With momentum or weight decay rows move that no gradient touches; unless their embedding is attached, each step
         with a sparse gradient passes over the whole table. Before the weight is read other than by the module, call
@@ -93,7 +92,7 @@ class Stateful(Optimizer):
             >>> optimizer.flush()  # before the whole table is read
         """
         self._attach(getattr(module, "weight", None))
-        return module.register_forward_pre_hook(rows.CatchUp(self), with_kwargs=True)
+        return rows.CatchUp(self).attached_to(module)
 
     def _attach(self, p: Any) -> None:
         if not any(p is q for group in self.param_groups for q in group["params"]):
