@@ -19,8 +19,12 @@ from rmsprop.torch import RMSprop
 if not (FILE := os.environ.get("PYTORCH_TEST_OPTIM")):
     pytest.skip("PYTORCH_TEST_OPTIM names no test/test_optim.py of a PyTorch checkout", allow_module_level=True)
 
-# The tests hand ReduceLROnPlateau a loss that has not been detached.
-pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")
+pytestmark = [
+    # The tests hand ReduceLROnPlateau a loss that has not been detached.
+    pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning"),
+    # They read tables without an embedding that could be attached.
+    pytest.mark.filterwarnings(r"ignore:.*attach\(\) its embedding:UserWarning"),
+]
 
 RMSPROP = common.OptimizerInfo(
     RMSprop,
