@@ -2,7 +2,7 @@ r"""Steps that rows of a table have missed: what zero gradients would have done 
 
 A dense step with g = 0 leaves u = 0, so that with F = beta^k after k such steps
 
-    v <- F v                                        centered:  v <- F v + F (1 - F) m^2,   m <- F m
+    v <- F v                                        centered:  v <- F (v + (1 - F) m^2),   m <- F m
     b <- mu^k b
     p <- R p - T b        R = prod (1 - decoupled_j),   T = sum_j c2_j mu^(j-s) prod_{i>j} (1 - decoupled_i)
 
@@ -99,14 +99,14 @@ class Missed:
         fade, none = np.power(self.rule.beta, n - s), np.zeros(s.shape)
         return {
             "fade": fade,
-            "spread": fade * (1 - fade),
+            "rest": 1 - fade,
             "kept": np.power(self.rule.momentum, n - s),
             "lost": none if self.retained is None else 1 - self.retained[n] / self.retained[s],
             "moved": none if self.retained is None or self.pull is None else self.retained[n] * self.pull[s],
         }
 
 
-def catch_up(p, v, m, b, fade, spread, kept, lost, moved, tiny, centered, momentum, decay, where):  # type: ignore[no-untyped-def]
+def catch_up(p, v, m, b, fade, rest, kept, lost, moved, tiny, centered, momentum, decay, where):  # type: ignore[no-untyped-def]
     """The steps that rows have missed, out of place; arrays of any library.
 
     Args:
@@ -118,8 +118,8 @@ def catch_up(p, v, m, b, fade, spread, kept, lost, moved, tiny, centered, moment
         (p, v, m, b)
     """
     if centered:
-        v = fade * v + spread * m * m
-        m = fade * m
+        v = fade * (v + rest * m * m)  # as `update` has it: after one step the bits are the same
+        m = m - rest * m
         m = where((m < tiny) & (m > -tiny), 0.0, m)
     else:
         v = fade * v

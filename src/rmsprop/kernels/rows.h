@@ -14,20 +14,20 @@
 namespace rmsprop {
 
 struct Factors {
-  double fade, spread, kept, lost, moved;
+  double fade, rest, kept, lost, moved;
 };
 
 template <class S, bool CENTERED, bool MOMENTUM, bool DECAY>
 void catch_up(char* pa, char* va, char* ma, char* ba, int64_t n, const Factors& k) {
   const S tiny = std::numeric_limits<S>::min();
-  const S fade = S(k.fade), spread = S(k.spread), kept = S(k.kept), lost = S(k.lost), moved = S(k.moved);
+  const S fade = S(k.fade), rest = S(k.rest), kept = S(k.kept), lost = S(k.lost), moved = S(k.moved);
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     S v = read<S>(va, i);
     if (CENTERED) {
       const S m = read<S>(ma, i);
-      v = fade * v + spread * m * m;
-      write(ma, i, flush(fade * m));
+      v = fade * (v + rest * m * m);
+      write(ma, i, flush(m - rest * m));
     } else {
       v = fade * v;
     }
@@ -70,7 +70,7 @@ struct Rows {
     const double n = double(now() - s), fade = std::pow(beta, n);
     const double lost = retained ? 1 - retained[length] / retained[s - start] : 0;
     const double moved = pull ? retained[length] * pull[s - start] : 0;
-    return {fade, fade * (1 - fade), std::pow(mu, n), lost, moved};
+    return {fade, 1 - fade, std::pow(mu, n), lost, moved};
   }
 
   // Finds each row once, and where its gradient is; false if an index lies outside the table, which is then `outside`.
