@@ -130,7 +130,6 @@ def test_float16_trains_where_its_squares_vanish():
 
 GIVEN = {
     "list": (np.ndarray.tolist, "f4"),
-    "tuple of arrays": (tuple, "f4"),
     "float64": (lambda g: g, "f4"),
     "float16": (lambda g: g.astype("f2"), "f8"),
     "big-endian": (lambda g: g.astype(">f4"), "f4"),

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.dialects import known
 from rmsprop.kernels import cpu
+from rmsprop.kernels.rows import Rows, Table
+from rmsprop.missed import refusal
 from rmsprop.rule import OPTIONS, OptionError, Rule
 
 Array = NDArray[np.floating[Any]]
 Arrays = Iterable[Array] | Mapping[str, Array]
 _FLOATS = tuple(np.dtype(f"f{size}") for size in (2, 4, 8))
 _FORMAT = 1
+_SPARSE = ("exact", "lazy")
 
 
 class RMSprop:
@@ -35,6 +38,8 @@ class RMSprop:
             `step`, and by nothing else.
         rule: the rule; by default `Rule()`, the plain one.
         dialect: a dialect's name, or a rule (`**rmsprop.recipes.dqn` gives one), to take instead of `rule`.
+        sparse: what becomes of rows that a gradient of rows does not touch: "exact", what gradients of 0 would do, made
+            up for when they are next needed; "lazy", nothing (TensorFlow's rule).
         **options: fields of `Rule`; they win over `rule` and `dialect`.
 
     Attributes:
@@ -59,7 +64,13 @@ class RMSprop:
     """
 
     def __init__(
-        self, params: Arrays, rule: Rule | None = None, *, dialect: str | Rule | None = None, **options: Any
+        self,
+        params: Arrays,
+        rule: Rule | None = None,
+        *,
+        dialect: str | Rule | None = None,
+        sparse: str = "exact",
+        **options: Any,
     ) -> None:
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule={rule!r}: expected a Rule; a dialect's name goes to dialect=")
@@ -67,6 +78,9 @@ class RMSprop:
             raise ValueError(f"rule and dialect={dialect!r}: expected one of them")
         base = rule or (Rule() if dialect is None else dialect_rule(dialect))
         self._rule = base.replace(**known(options))
+        if sparse not in _SPARSE:
+            raise OptionError("sparse", sparse, f"one of {_SPARSE}")
+        self._sparse = sparse
         named = _named(params, "params")
         self._names, self._params = list(named), list(named.values())
         for name, p in zip(self._names, self._params, strict=True):
@@ -75,6 +89,7 @@ class RMSprop:
         _check_overlap(self._names, self._params)
         self._shapes = [p.shape for p in self._params]
         self._states = [self._fresh(p) for p in self._params]
+        self._tables: dict[int, Table] = {}  # of the parameters that have rows which are not up to date
         self.skipped = 0
         self._settle()
 
@@ -100,9 +115,13 @@ class RMSprop:
         Args:
             grads: gradients in the order of `params` or, for a dict, under its keys; of the same shapes; read only.
                 Another float dtype is converted to the parameter's. None leaves its parameter and state alone.
+                A gradient that touches some rows of its parameter may be a tuple (indices, values): integers, and for
+                each a row of gradient. What belongs to one row is summed. See `sparse`, `catch_up` and `flush`.
 
         Raises:
-            ValueError: a gradient of another shape, not of floats, or missing; the error names it.
+            ValueError: a gradient of another shape, not of floats, or missing; a rule that cannot be exact for rows, or
+                rows that were not brought up to date before they were read; the error names it.
+            IndexError: a row that the parameter does not have.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
         """
         given = _named(grads, "grads")
@@ -112,16 +131,93 @@ class RMSprop:
             _check_param(own, p)
             if p.shape != shape:
                 raise ValueError(f"{own} has shape {p.shape}: expected {shape}, as when the optimizer was made")
-            converted.append(None if given[name] is None else self._apart(_gradient(name, given[name], p), p))
+            converted.append(self._converted(name, given[name], p))
         with self._turn:
+            tables = self._with_rows(converted)
             group = cpu.Group(*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
             self.skipped += cpu.step([group], cpu.threads())
+            for i, table in tables.items():
+                table.missed.add(self.rule.scalars(float(self._states[i]["step"])))
+            self._tables |= tables
+
+    def catch_up(self, key: Any, rows: Any = None) -> None:
+        """Brings rows up to date, as gradients of 0 at every step they have missed would have left them.
+
+        Where rows move without being touched (momentum, weight decay), this belongs before they are read.
+
+        Args:
+            key: which parameter: its place in the list, or its key in the dict.
+            rows: indices, of which some may be the same; None for all rows.
+
+        Raises:
+            ValueError, IndexError: no such parameter; `rows` are no integers, or the parameter does not have them.
+
+        Example:
+            >>> import numpy as np, rmsprop
+            >>> table = np.ones((1000, 2))
+            >>> optimizer = rmsprop.RMSprop([table], lr=0.1, momentum=0.9)
+            >>> for rows in ([1, 2], [3], [2, 1]):
+            ...     optimizer.catch_up(0, rows)
+            ...     optimizer.step([(rows, 2 * table[rows])])
+            >>> optimizer.flush()  # before the whole table is read
+        """
+        name = f"params[{key!r}]"
+        if name not in self._names:
+            raise ValueError(f"key={key!r}: expected that of a parameter, one of {self._names}")
+        i = self._names.index(name)
+        if rows is not None:
+            rows = _indices("rows", rows)
+            if len(outside := rows[(rows < 0) | (rows >= len(self._params[i]))]):
+                raise IndexError(f"{name}: row index {outside[0]}: expected 0 to {len(self._params[i]) - 1}")
+        with self._turn:
+            if i in self._tables:
+                self._bring_up(i, rows)
+
+    def flush(self) -> None:
+        """Brings all rows of all parameters up to date; belongs before whole tables are read."""
+        with self._turn:
+            for i in list(self._tables):
+                self._bring_up(i)
+                del self._tables[i]
+
+    def _converted(self, name: str, g: Any, p: Array) -> Any:
+        if g is None:
+            return None
+        if isinstance(g, tuple):
+            return _rows(name, g, p)
+        return self._apart(_gradient(name, g, p), p)
+
+    def _with_rows(self, grads: list[Any]) -> dict[int, Table]:
+        """Completes the gradients of rows, and brings up to date what the step needs; the tables that take part."""
+        tables = {}
+        for i, g in enumerate(grads):
+            if g is None:
+                continue
+            table, exact = self._tables.get(i), isinstance(g, Rows) and self._sparse == "exact"
+            if exact and (why := refusal(self.rule)):
+                raise ValueError(f"{self._grad_names[i]}: {why}")
+            if table is not None and not (exact and table.missed.fits(self.rule)):
+                self._bring_up(i)
+                del self._tables[i]
+                table = None
+            if exact:
+                done = int(self._states[i]["step"])
+                table = table or Table(np.full(len(self._params[i]), done, np.int32), self.rule, done)
+                grads[i], tables[i] = table.gradient(g.indices, g.values), table
+        return tables
+
+    def _bring_up(self, i: int, rows: Any = None) -> None:
+        table, names = self._tables[i], [self._names[i]]
+        coefficients = cpu.coefficients(table.missed.rule)
+        group = cpu.Group(*coefficients, [self._params[i]], [table.behind(rows)], [self._states[i]], names)
+        cpu.step([group], cpu.threads())
 
     def state_dict(self) -> dict[str, Any]:
-        """The rule and a copy of the state: plain numbers, strings and arrays.
+        """The rule and a copy of the state, all rows brought up to date: plain numbers, strings and arrays.
 
         {"format": 1, "rule": {...}, "state": {name: {"step": int, "square_avg": array, ...}}}
         """
+        self.flush()
         state = {
             name: {key: int(value) if key == "step" else value.copy() for key, value in entry.items()}
             for name, entry in zip(self._names, self._states, strict=True)
@@ -142,7 +238,7 @@ class RMSprop:
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
         states = [_loaded(f"state of {n}", given[n], p, rule) for n, p in zip(self._names, self._params, strict=True)]
-        self._rule, self._states = rule, states
+        self._rule, self._states, self._tables = rule, states, {}
 
     def __repr__(self) -> str:
         arrays = (f"{name}{list(shape)}" for name, shape in zip(self._names, self._shapes, strict=True))
@@ -212,6 +308,26 @@ def _gradient(name: str, g: Any, p: Array) -> Array:
         return array
     with np.errstate(all="ignore"):
         return array.astype(p.dtype)
+
+
+def _rows(name: str, pair: tuple[Any, ...], p: Array) -> Rows:
+    """A gradient of rows: indices and values as the kernel takes them."""
+    if len(pair) != 2 or p.ndim == 0:
+        raise ValueError(f"{name}: a tuple is (row indices, values), for an array with rows; got {len(pair)} entries")
+    if not p.flags.c_contiguous:
+        raise ValueError(f"{name}: a gradient of rows is for a contiguous array, not one with strides {p.strides}")
+    indices = _indices(f"{name}: indices", pair[0])
+    like = np.broadcast_to(np.empty((), p.dtype), (len(indices), *p.shape[1:]))  # what shape the values must have
+    return Rows(indices, np.ascontiguousarray(_gradient(f"{name}: values", pair[1], like)))
+
+
+def _indices(name: str, rows: Any) -> NDArray[np.int64]:
+    array = np.asarray(rows)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise ValueError(f"{name} has dtype {array.dtype} and shape {array.shape}: expected integers in one dimension")
+    return np.ascontiguousarray(array, np.int64)
 
 
 def _check_overlap(names: list[str], params: list[Array]) -> None:

@@ -1,6 +1,7 @@
 """What only shards can get wrong: random numbers by index, refusals by rank, the kernel, statistics."""
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -159,3 +160,50 @@ def grad_scaler_skips_on_both(rank: int, folder: Path) -> None:
         if not spoilt:
             single.step()
     assert_same(values(model, optimizer), values(reference, single))
+
+
+def sparse_gradients_of_tables_sharded_by_rows(rank: int, folder: Path) -> None:
+    """A sparse gradient is that of the whole table, of which each process steps the rows it has."""
+    rules: tuple[dict[str, Any], ...] = ({}, {"momentum": 0.9}, {"weight_decay": 0.1, "decoupled_weight_decay": True})
+    for options in (*rules, {"centered": True, "momentum": 0.9, "foreach": True}, {"sparse": "dense", "momentum": 0.9}):
+        start = torch.linspace(-1, 1, 21, dtype=torch.float64).reshape(7, 3)
+        results = []
+        for p in (shard(start, dtype=torch.float64), nn.Parameter(start.clone())):
+            optimizer = RMSprop([p], **OPTIONS | {"weight_decay": 0.0} | options)
+            rng = torch.Generator().manual_seed(0)
+            for _ in range(20):
+                rows = torch.randint(0, 7, (2,), generator=rng)
+                optimizer.catch_up(p, rows)
+                g = torch.randn(2, 3, generator=rng, dtype=torch.float64)
+                p.grad = torch.sparse_coo_tensor(rows[None], g, start.shape, check_invariants=True)
+                optimizer.step()
+            optimizer.flush()
+            results.append(values(nn.ParameterList([p]), optimizer))
+        assert_same(*results, tolerance=1e-13)
+
+
+def sparse_gradients_refuse_another_dimension(rank: int, folder: Path) -> None:
+    p = shard(torch.ones(4, 6), dim=1)
+    p.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 6), (4, 6), check_invariants=True)
+    with pytest.raises(ValueError, match=r"table: a sparse gradient needs shards along the first dimension"):
+        RMSprop([("table", p)]).step()
+    assert (p.to_local() == 1).all()
+
+
+def sparse_embedding_under_ddp(rank: int, folder: Path) -> None:
+    """Each process reads rows of its own, and steps the rows that any of them has read."""
+    tables = []
+    for is_sparse in (True, False):
+        torch.manual_seed(0)
+        embedding = nn.Embedding(12, 3, sparse=is_sparse, dtype=torch.float64)
+        optimizer = RMSprop(embedding.parameters(), momentum=0.9, centered=True)
+        if is_sparse:
+            optimizer.attach(embedding)
+        model = nn.parallel.DistributedDataParallel(embedding)
+        for t in range(20):
+            optimizer.zero_grad()
+            model(torch.tensor([t % 5 + rank, 3 * t % 7, 11 * rank])).square().sum().backward()
+            optimizer.step()
+        optimizer.flush()
+        tables.append(embedding.weight)
+    torch.testing.assert_close(*tables, rtol=1e-12, atol=1e-14)

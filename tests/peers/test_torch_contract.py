@@ -19,8 +19,12 @@ from rmsprop.torch import RMSprop
 if not (FILE := os.environ.get("PYTORCH_TEST_OPTIM")):
     pytest.skip("PYTORCH_TEST_OPTIM names no test/test_optim.py of a PyTorch checkout", allow_module_level=True)
 
-# The tests hand ReduceLROnPlateau a loss that has not been detached.
-pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")
+pytestmark = [
+    # The tests hand ReduceLROnPlateau a loss that has not been detached.
+    pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning"),
+    # They read tables without an embedding that could be attached.
+    pytest.mark.filterwarnings(r"ignore:.*attach\(\) its embedding:UserWarning"),
+]
 
 RMSPROP = common.OptimizerInfo(
     RMSprop,
@@ -32,9 +36,9 @@ RMSPROP = common.OptimizerInfo(
     has_capturable_arg=True,
     supports_complex=True,
     supports_sparse=True,
-    # No option is taken out for sparse gradients, nor weight decay, which torch refuses: ours are the dense result.
+    # Of the options only coupled weight decay is left out for sparse gradients, as for torch's own optimizers.
     metadata_for_sparse=(
-        {},
+        {"weight_decay": 0},
         [lambda o: StepLR(o, gamma=1 - 1e-5, step_size=500), lambda o: ReduceLROnPlateau(o, threshold=1e-4)],
     ),
     skips=[

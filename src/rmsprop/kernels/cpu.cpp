@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cinttypes>
+#include <cstdio>
 #include <deque>
 #include <mutex>
 #include <system_error>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "formats.h"
+#include "rows.h"
 #include "rule.h"
 #include "table.h"
 
@@ -21,7 +23,8 @@ namespace rmsprop {
 namespace {
 
 constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
-constexpr int64_t WORTH_THREADS = 1 << 20; // elements of a step that pay for starting threads
+constexpr int64_t WORTH_THREADS = 1 << 20; // work of a step that pays for starting threads
+constexpr int64_t REACH = 256;             // what it costs to reach a row of a table anywhere in memory, in elements
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
@@ -39,6 +42,7 @@ inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; 
 
 using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
 using Measure = void (*)(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums);
+using CatchUp = void (*)(char* const* at, int64_t n, const Factors& k);
 
 template <class S, int FLAGS>
 int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
@@ -63,13 +67,20 @@ void measure_loop(const char* before, char* const* at, int64_t n, const Coeffici
   measure<S, bool(FLAGS & CENTERED), bool(FLAGS & SKIP)>(before, at, n, of(k, S()), sums);
 }
 
+template <class S, int FLAGS>
+void catch_up_loop(char* const* at, int64_t n, const Factors& k) {
+  catch_up<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & DECAY)>(at[P], at[V], at[M], at[B], n, k);
+}
+
 struct Loops {
   Loop step[KINDS], check[KINDS];
   Measure measure[KINDS];
+  CatchUp catch_up[KINDS];
 };
 template <class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{FLAGS ? step_loop<S, FLAGS> : plain_loop<S>...}, {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...}};
+  return {{FLAGS ? step_loop<S, FLAGS> : plain_loop<S>...}, {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...},
+          {catch_up_loop<S, FLAGS>...}};
 }
 const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
             DOUBLE_LOOPS = each<double>(std::make_integer_sequence<int, KINDS>());
@@ -83,8 +94,12 @@ struct Row {
   bool dense;   // all operands lie in memory in the same order, without gaps
   bool direct;  // and the loops can run on that memory, without conversion
   const Coefficients* k;
+  Rows* rows;  // of a table, where the gradient is one of rows; or null. The count is then that of their elements
   uint64_t offset, key;  // of the random numbers: index of the first element, and what seed and step make
   mutable Sums sums;
+
+  // What a step costs, in elements that lie in order.
+  int64_t work() const { return count + (rows ? REACH * rows->count() : 0); }
 
   const Loops& loops() const { return view[P].dtype == F64 ? DOUBLE_LOOPS : FLOAT_LOOPS; }
   int kind() const { return flags & (KINDS - 1); }
@@ -178,18 +193,94 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
   return result;
 }
 
+// Calls f(place among the touched rows, place in the row, place in the table, place in the block, length) for each run of
+// elements of one row among `n` from `begin` on, counting in the touched rows one after the other.
+template <class F>
+void each_run(const Row& row, int64_t begin, int64_t n, F f) {
+  const int64_t width = row.rows->width;
+  if (n <= 0) return;
+  const bool dithers = row.dithers();
+  int64_t place = begin / width, j = begin % width;
+  for (int64_t k = 0, length; k < n; k += length) {
+    const int64_t element = row.rows->row(place) * width + j;
+    length = std::min(n - k, width - j);
+    if (dithers) length = std::min(length, row.same_key(element));
+    f(place, j, element, k, length);
+    if ((j += length) == width) ++place, j = 0;
+  }
+}
+
+// `visit` for a gradient of rows. They pass through blocks, and what they have missed is made up for there.
+// Without a gradient, that is all.
+int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
+  alignas(64) char block[OPERANDS][BLOCK * 8], before[BLOCK * 8];
+  char* at[OPERANDS];
+  for (int o = P; o < OPERANDS; ++o) at[o] = block[o];
+  const Rows& rows = *row.rows;
+  const int64_t size = row.view[P].dtype == F64 ? 8 : 4;
+  const auto used = [&](int o) { return o == G ? rows.has_gradient : (writes || o == P) && has(row, o); };
+  Memory missed(rows);
+  int64_t result = 0;
+  for (int64_t i = begin, n; i < end; i += n) {
+    n = std::min(end - i, BLOCK);
+    each_run(row, i + n, std::min(end - i - n, BLOCK), [&](int64_t, int64_t, int64_t element, int64_t, int64_t length) {
+      for (int o = P; o < OPERANDS; ++o)  // asked for in advance: these rows lie anywhere
+        for (int64_t byte = 0; o != G && used(o) && byte < length * itemsize(row.view[o].dtype); byte += 64)
+          __builtin_prefetch(row.view[o].data + element * itemsize(row.view[o].dtype) + byte, 1);
+    });
+    each_run(row, i, n, [&](int64_t place, int64_t j, int64_t element, int64_t k, int64_t length) {
+      char* here[OPERANDS];
+      for (int o = P; o < OPERANDS; ++o) {
+        here[o] = block[o] + k * size;
+        if (!used(o)) continue;
+        const View& a = row.view[o];
+        if (o == G)
+          rows.gradient(place, j, length, here[o]);
+        else
+          load(a.dtype, a.data + element * itemsize(a.dtype), here[o], length);
+      }
+      if (!writes || !rows.catches_up()) return;
+      const int64_t s = rows.last_step(place);
+      if (s < rows.now()) row.loops().catch_up[row.kind()](here, length, missed.at(s));
+    });
+    if (sums) std::memcpy(before, at[P], size_t(n * size));
+    if (loop) result += loop(at, n, *row.k);
+    if (!writes) continue;
+    each_run(row, i, n, [&](int64_t, int64_t, int64_t element, int64_t k, int64_t length) {
+      for (int o = P; o < OPERANDS; ++o) {
+        if (o == G || !used(o)) continue;
+        const View& a = row.view[o];
+        char *from = block[o] + k * size, *to = a.data + element * itemsize(a.dtype);
+        if (!is_narrow(a.dtype)) {
+          std::memcpy(to, from, size_t(length * size));
+          continue;
+        }
+        encode(a.dtype, from, to, length, row.dice(element), row.dithers(o) ? std::max(o - 1, 0) : -1);
+        if (sums) decode(a.dtype, to, from, length);  // what is kept now
+      }
+    });
+    if (sums) row.loops().measure[row.kind()](before, at, n, *row.k, *sums);
+  }
+  return result;
+}
+
+int64_t visit_any(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
+  if (!row.rows) return visit(row, begin, end, loop, writes, sums);
+  return visit_rows(row, begin, end, row.rows->has_gradient ? loop : nullptr, writes, sums);
+}
+
 int64_t check_piece(const Row& row, int64_t begin, int64_t end) {
-  return row.flags & ERROR ? visit(row, begin, end, row.loops().check[row.kind()], false) : 0;
+  return row.flags & ERROR ? visit_any(row, begin, end, row.loops().check[row.kind()], false) : 0;
 }
 
 int64_t step_piece(const Row& row, int64_t begin, int64_t end) {
-  return visit(row, begin, end, row.loops().step[row.kind()], true);
+  return visit_any(row, begin, end, row.loops().step[row.kind()], true);
 }
 
 // The same, and each block measured while it is in cache.
 int64_t watched_piece(const Row& row, int64_t begin, int64_t end) {
   Sums sums;
-  sums.skipped = visit(row, begin, end, row.loops().step[row.kind()], true, &sums);
+  sums.skipped = visit_any(row, begin, end, row.loops().step[row.kind()], true, &sums);
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   row.sums += sums;
@@ -211,9 +302,9 @@ struct Piece {
 
 // Calls `one` for all elements of all rows, on several threads where that pays; the sum of what it returns.
 int64_t run(const std::vector<Row>& rows, int threads, int64_t (*one)(const Row&, int64_t, int64_t)) {
-  int64_t elements = 0, result = 0;
-  for (const Row& row : rows) elements += row.count;
-  if (threads < 2 || elements < WORTH_THREADS) {
+  int64_t work = 0, result = 0;
+  for (const Row& row : rows) work += row.work();
+  if (threads < 2 || work < WORTH_THREADS) {
     for (size_t i = 0; i < rows.size(); ++i) {
       if (i + AHEAD < rows.size()) prefetch(rows[i + AHEAD]);
       result += one(rows[i], 0, rows[i].count);
@@ -221,11 +312,13 @@ int64_t run(const std::vector<Row>& rows, int threads, int64_t (*one)(const Row&
     return result;
   }
   std::vector<Piece> pieces;
-  for (const Row& row : rows)
-    for (int64_t i = 0; i < row.count; i += PIECE) pieces.push_back({&row, i, std::min(i + PIECE, row.count)});
+  for (const Row& row : rows) {
+    const int64_t piece = row.rows && row.count ? std::max<int64_t>(BLOCK, PIECE * row.count / row.work()) : PIECE;
+    for (int64_t i = 0; i < row.count; i += piece) pieces.push_back({&row, i, std::min(i + piece, row.count)});
+  }
   std::atomic<size_t> next{0};
   std::atomic<int64_t> total{0};
-  const auto work = [&] {  // whoever is free takes the next piece: a busy core slows only its own
+  const auto help = [&] {  // whoever is free takes the next piece: a busy core slows only its own
     int64_t sum = 0;
     for (size_t i; (i = next.fetch_add(1)) < pieces.size();) sum += one(*pieces[i].row, pieces[i].begin, pieces[i].end);
     total += sum;
@@ -233,10 +326,10 @@ int64_t run(const std::vector<Row>& rows, int threads, int64_t (*one)(const Row&
   std::vector<std::thread> team;
   team.reserve(size_t(threads));
   try {
-    while (int(team.size()) + 1 < threads) team.emplace_back(work);
+    while (int(team.size()) + 1 < threads) team.emplace_back(help);
   } catch (const std::system_error&) {  // no thread to be had: this one does the rest
   }
-  work();
+  help();
   for (std::thread& t : team) t.join();
   return total;
 }
@@ -247,6 +340,7 @@ struct Table {
   Reader reader;
   std::vector<Row> rows;
   std::deque<Coefficients> coefficients;
+  std::deque<Rows> touched;
 };
 
 bool refuse(const Row& row, const char* what, PyObject* type = PyExc_ValueError) {
@@ -269,14 +363,56 @@ int slot_key(const Row& row, int operand) {
   return operand == M ? GRAD_AVG : operand == B ? MOMENTUM_BUFFER : row.flags & CENTERED ? VARIANCE : SQUARE_AVG;
 }
 
+// The same of a gradient of rows and its table; the row's count becomes that of the elements of rows to visit.
+bool check_rows(Row& row) {
+  Rows& rows = *row.rows;
+  const View& p = row.view[P];
+  if (p.ndim < 1) return refuse(row, "a gradient of rows is for a table, which has at least one dimension");
+  for (int o = P; o < OPERANDS; ++o)
+    if (o != G && has(row, o) && !row.view[o].contiguous)
+      return refuse(row, "a table that takes a gradient of rows must be contiguous", PyExc_TypeError);
+  rows.height = p.shape[0];
+  rows.width = rows.height ? row.count / rows.height : 0;
+  const View &indices = rows.indices, &values = rows.values, &last = rows.last;
+  if (!rows.all && (!indices.on_cpu || !indices.contiguous || indices.ndim != 1))
+    return refuse(row, "row indices must be one-dimensional and contiguous, on the CPU");
+  if (!rows.all && indices.dtype != I64 && indices.dtype != I32) return refuse(row, "row indices must be int32 or int64");
+  if (rows.has_gradient) {
+    if (!values.on_cpu || !values.contiguous || values.dtype != p.dtype)
+      return refuse(row, "the gradient's values must be contiguous, of the parameter's dtype, on the CPU", PyExc_TypeError);
+    if (values.ndim != p.ndim || values.shape[0] != indices.shape[0] ||
+        !std::equal(p.shape + 1, p.shape + p.ndim, values.shape + 1))
+      return refuse(row, "the gradient's values must be one row of the parameter for each index");
+  }
+  if (last.data && (last.dtype != I32 || !last.on_cpu || !last.writable || !last.contiguous || last.count() != rows.height))
+    return refuse(row, "row_step must be one writable int32 for each row");
+  int64_t outside = 0;
+  char text[256];
+  if (!rows.all && !rows.collect(outside)) {
+    std::snprintf(text, sizeof text, "row index %" PRId64 ": expected 0 to %" PRId64, outside, rows.height - 1);
+    return refuse(row, text, PyExc_IndexError);
+  }
+  for (int64_t u = 0; last.data && u < rows.count(); ++u) {
+    const int64_t s = rows.last_step(u);
+    if (s < rows.start || s > rows.now()) return refuse(row, "its row_step does not belong to the steps since then");
+    if (!rows.strict || s == rows.now()) continue;
+    std::snprintf(text, sizeof text, "row %" PRId64 " moves while it is not touched, and was last brought up to date at step %"
+                  PRId64 " of %" PRId64 ": attach() the embedding, or call catch_up() for rows before they are read",
+                  rows.row(u), s, rows.now());
+    return refuse(row, text);
+  }
+  row.count = rows.count() * rows.width;
+  return true;
+}
+
 // Everything that must hold before a row may be written.
 bool check(Row& row) {
   const Dtype dtype = row.view[P].dtype, state = row.view[V].dtype;
-  if (dtype == UNKNOWN)
+  if (dtype >= UNKNOWN)
     return refuse(row, "expected float16, bfloat16, float32 or float64", PyExc_TypeError);
   bool same_layout = true;
   for (int o = P; o < OPERANDS; ++o) {
-    if (!has(row, o)) continue;
+    if (!has(row, o) || (o == G && row.rows)) continue;
     const View& a = row.view[o];
     if (!a.on_cpu || (!a.data && a.count()))
       return refuse(row, "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
@@ -300,6 +436,7 @@ bool check(Row& row) {
     // Random numbers belong to an element's place in row-major order, wherever it lies in memory.
     if (o == P) row.dense = same_layout && how == DENSE && (row.view[P].contiguous || !row.dithers());
   }
+  if (row.rows && !check_rows(row)) return false;
   row.direct = row.dense && !is_narrow(dtype) && !is_narrow(state);
   const View& c = row.counter;
   if (!c.on_cpu || !c.writable || c.count() != 1 || (c.dtype != F32 && c.dtype != F64))
@@ -332,6 +469,45 @@ const Coefficients* unpack(Table& table, PyObject* packed) {
 #undef RMSPROP_ROUND
   table.coefficients.push_back(k);
   return &table.coefficients.back();
+}
+
+bool read_number(PyObject* object, const char* name, int64_t& out) {
+  PyObject* value = PyObject_GetAttrString(object, name);
+  if (value) out = PyLong_AsLongLong(value);
+  Py_XDECREF(value);
+  return !PyErr_Occurred();
+}
+
+bool read_doubles(Table& table, PyObject* object, const char* name, int64_t length, const double*& out) {
+  PyObject* value = PyObject_GetAttrString(object, name);
+  View view;
+  if (value && value != Py_None && table.reader.read(value, view)) {
+    if (view.dtype == F64 && view.contiguous && view.count() > length)
+      out = reinterpret_cast<double*>(view.data);
+    else
+      PyErr_Format(PyExc_ValueError, "missed.%s: expected a float64 for each step", name);
+  }
+  Py_XDECREF(value);
+  return !PyErr_Occurred();
+}
+
+// A gradient of rows: `Rows` in kernels/rows.py.
+bool read_rows(Table& table, PyObject* given, Row& row) {
+  PyObject *indices, *values, *last, *missed;
+  table.touched.emplace_back();
+  Rows& rows = *(row.rows = &table.touched.back());
+  int strict;
+  if (!PyArg_ParseTuple(given, "OOOOp", &indices, &values, &last, &missed, &strict)) return false;
+  rows.strict = strict;
+  rows.all = indices == Py_None;
+  rows.has_gradient = values != Py_None;
+  if (rows.all && rows.has_gradient) return refuse(row, "values without indices");
+  return (rows.all || table.reader.read(indices, rows.indices)) &&
+         (!rows.has_gradient || table.reader.read(values, rows.values)) &&
+         (last == Py_None || (table.reader.read(last, rows.last) && read_number(missed, "start", rows.start) &&
+                              read_number(missed, "length", rows.length) &&
+                              read_doubles(table, missed, "retained", rows.length, rows.retained) &&
+                              read_doubles(table, missed, "pull", rows.length, rows.pull)));
 }
 
 // The scalars of one group: the same for every step number, or asked for once for each that occurs.
@@ -390,7 +566,8 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     row.offset = offsets == Py_None ? 0 : PyLong_AsUnsignedLongLong(PyList_GetItem(offsets, i));
     if (PyErr_Occurred()) return false;
     table.reader.keep(state);
-    if (!table.reader.read(p, row.view[P]) || !table.reader.read(g, row.view[G])) return false;
+    if (!table.reader.read(p, row.view[P])) return false;
+    if (!(PyTuple_Check(g) ? read_rows(table, g, row) : table.reader.read(g, row.view[G]))) return false;
     for (int o = V; o < OPERANDS; ++o)
       if (has(row, o) && !read_slot(table, row, state, slot_key(row, o), row.view[o])) return false;
     if (!read_slot(table, row, state, STEP, row.counter) || !check(row)) return false;
@@ -398,6 +575,12 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     if (!(t >= 1 && t < 9e15)) return refuse(row, "the state's step must be at least 0");
     if (!(row.k = scalars.at(t))) return false;
     row.key = mix(mix(seed) + uint64_t(t));
+    if (!row.rows) continue;
+    Rows& rows = *row.rows;
+    rows.beta = row.k->f64.beta, rows.mu = row.k->f64.mu;
+    if (!rows.has_gradient) row.key = mix(mix(~seed) + uint64_t(t));  // not the numbers of the step that follows
+    if (rows.catches_up() && rows.now() != int64_t(t) - 1)
+      return refuse(row, "its step does not belong to its row_step");
   }
   return true;
 }
@@ -431,7 +614,11 @@ PyObject* step(PyObject*, PyObject* args) {
     refused = run(table.rows, threads, check_piece);
     if (!refused) {
       skipped = run(table.rows, threads, watched ? watched_piece : step_piece);
-      for (const Row& row : table.rows) count(row.counter, counted(row.counter) + 1);
+      for (const Row& row : table.rows) {
+        const bool steps = !row.rows || row.rows->has_gradient;
+        if (row.rows) row.rows->taken(steps);
+        if (steps) count(row.counter, counted(row.counter) + 1);
+      }
     }
     Py_END_ALLOW_THREADS
     if (!refused) return watched ? report(table.rows) : PyLong_FromLongLong(skipped);

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rmsprop.kernels.rows import Gathered, Rows
 from rmsprop.rule import Rule, update, usable
 
 #: Scalars of a group as bytes, or a function of the step number that returns them.
@@ -19,7 +20,7 @@ class Group(NamedTuple):
 
     Attributes:
         scalars, flags: from `coefficients`.
-        params, grads: a gradient that is None leaves its parameter alone.
+        params, grads: a gradient that is None leaves its parameter alone; it may be `rows.Rows`.
         states: dicts with "step" (one writable float32 or float64) and an array for each of the rule's slots.
         names: for messages; None for "parameter i of group j".
         seed, offsets: of the random numbers for bfloat16; `offsets` are the indices of the parameters' first elements.
@@ -128,14 +129,26 @@ def _blocked(groups: Sequence[Group]) -> int:
         for i, (p, g, state) in enumerate(zip(params, grads, states, strict=True))
         if g is not None
     ]
+    gathered: list[Gathered] = []
+    stepped = [state for _, g, state, *_ in rows if not isinstance(g, Rows) or g.values is not None]
     with np.errstate(all="ignore"):
-        for p, g, _, scalars, flags, name in rows:
-            if flags & _ERROR and not _usable(p, g, scalars, bool(flags & _FLAGS["decay"])):
+        for i, (p, g, state, scalars, flags, name) in enumerate(rows):
+            if isinstance(g, Rows):
+                gathered.append(Gathered(name, g, p, state, _slots(scalars, flags), bool(flags & _FLAGS["decay"])))
+                p, g, state = gathered[-1].p, gathered[-1].g, gathered[-1].state  # noqa: PLW2901
+                rows[i] = (p, g, state, scalars, flags, name)
+            if g is not None and flags & _ERROR and not _usable(p, g, scalars, bool(flags & _FLAGS["decay"])):
                 raise FloatingPointError(f"{name}: its gradient, squared, is not finite")
-        skipped = sum(_update(*row[:-1]) for row in rows)
-    for _, _, state, *_ in rows:
+        skipped = sum(_update(*row[:-1]) for row in rows if row[1] is not None)
+    for state in stepped:
         state["step"] += 1
+    for table in gathered:
+        table.scatter()
     return skipped
+
+
+def _slots(scalars: dict[str, float], flags: int) -> dict[str, str]:
+    return Rule(centered=bool(flags & _FLAGS["centered"]), momentum=scalars["mu"]).slots()
 
 
 def _scalars_at(scalars: Scalars, t: float) -> dict[str, float]:
@@ -160,7 +173,7 @@ def _usable(p: np.ndarray, g: np.ndarray, k: dict[str, float], decay: bool) -> b
 
 def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[str, float], flags: int) -> int:
     choices = {name: bool(flags & bit) for name, bit in _FLAGS.items()}
-    slots = Rule(centered=choices["centered"], momentum=k["mu"]).slots()
+    slots = _slots(k, flags)
     dtype = np.promote_types(p.dtype, np.float32)
     finfo = np.finfo(dtype)
     given: dict[str, Any] = {**k, **choices, "tiny": float(finfo.tiny), "largest": float(finfo.max)}

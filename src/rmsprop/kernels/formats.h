@@ -105,6 +105,14 @@ inline void decode(Dtype d, const char* from, char* to, int64_t n) {
   (d == F16 ? decode<Half> : decode<BFloat16>)(from, to, n);
 }
 
+// Numbers of any of these dtypes as float, or double where they are.
+inline void load(Dtype d, const char* from, char* to, int64_t n) {
+  if (is_narrow(d))
+    decode(d, from, to, n);
+  else
+    std::memcpy(to, from, size_t(n * itemsize(d)));
+}
+
 // slot: 0 to 3 for p, v, m, b; negative rounds to nearest.
 inline void encode(Dtype d, const char* from, char* to, int64_t n, const Dice& dice, int slot) {
   using Encode = void (*)(const char*, char*, int64_t, const Dice&);

@@ -36,11 +36,11 @@ struct Exchange {
   int (*tensor_from_object)(void* object, Tensor* out);
   void* current_stream;
 };
-constexpr int cpu = 1, real = 2, bfloat = 4;
+constexpr int cpu = 1, integer = 0, real = 2, bfloat = 4;
 }  // namespace dl
 
-enum Dtype { F32, F64, F16, BF16, UNKNOWN };
-inline int64_t itemsize(Dtype d) { return d == F64 ? 8 : d == F32 ? 4 : 2; }
+enum Dtype { F32, F64, F16, BF16, UNKNOWN, I32, I64 };  // what comes after UNKNOWN are no numbers to compute with
+inline int64_t itemsize(Dtype d) { return d == F64 || d == I64 ? 8 : d == F32 || d == I32 ? 4 : 2; }
 
 struct View {
   char* data = nullptr;
@@ -140,6 +140,7 @@ class Reader {
     out.strides = t.strides;
     out.dtype = t.lanes != 1 ? UNKNOWN
                 : t.code == dl::bfloat && t.bits == 16 ? BF16
+                : t.code == dl::integer ? t.bits == 64 ? I64 : t.bits == 32 ? I32 : UNKNOWN
                 : t.code != dl::real ? UNKNOWN
                 : t.bits == 32 ? F32 : t.bits == 64 ? F64 : t.bits == 16 ? F16 : UNKNOWN;
     out.unit = itemsize(out.dtype);
@@ -157,7 +158,8 @@ class Reader {
     const char* format = b.format ? b.format : "B";
     if (std::strchr("@=^<", format[0]) && format[0]) ++format;
     out.dtype = std::strlen(format) != 1 ? UNKNOWN
-                : *format == 'f' ? F32 : *format == 'd' ? F64 : *format == 'e' ? F16 : UNKNOWN;
+                : *format == 'f' ? F32 : *format == 'd' ? F64 : *format == 'e' ? F16
+                : !std::strchr("ilq", *format) ? UNKNOWN : b.itemsize == 8 ? I64 : b.itemsize == 4 ? I32 : UNKNOWN;
     out.data = static_cast<char*>(b.buf);
     out.ndim = b.ndim;
     out.shape = reinterpret_cast<const int64_t*>(b.shape);

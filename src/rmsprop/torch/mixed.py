@@ -9,9 +9,11 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu, lists
 from rmsprop.kernels.cpu import Sums
+from rmsprop.kernels.rows import Rows
 from rmsprop.rule import Rule
-from rmsprop.torch.options import check_fused
+from rmsprop.torch.options import check_fused, not_fused
 from rmsprop.torch.plan import Plan
+from rmsprop.torch.rows import Gathered
 from rmsprop.torch.shards import aligned, local, start
 from rmsprop.torch.state import State, dtype, is_slot, real
 
@@ -21,10 +23,11 @@ class Row(NamedTuple):
 
     name: str
     p: Tensor
-    g: Tensor
+    g: Any  # a tensor or, for the kernel, `Rows`
     state: State
     offset: int | None
     place: int  # among the parameters that take part
+    gathered: Gathered | None = None  # where p, g and state are some rows of a table
 
 
 def step(groups: list[dict[str, Any]], plan: Plan, watched: bool) -> tuple[int, list[Sums]]:
@@ -63,6 +66,10 @@ def step(groups: list[dict[str, Any]], plan: Plan, watched: bool) -> tuple[int, 
             skipped += lists.step(calls[key], *_columns(rows), starts)
         with torch.no_grad():
             torch._foreach_add_([row.state["step"] for row in rows], 1)
+            for row in rows:
+                if row.gathered is not None:
+                    row.gathered.state = row.state
+                    row.gathered.scatter()
             for row, old in zip(rows, before, strict=False):
                 sums[row.place] = lists.sums(calls[key], old, row.p, row.g, row.state)
     return skipped, [sums[place] for place in sorted(sums)]
@@ -98,6 +105,8 @@ def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
     """Whether the kernel takes this one, and is to."""
     if cpu.native is None or group["foreach"] or group["fused"] is False or group["differentiable"]:
         return False
+    if row.gathered is not None or isinstance(row.g, Rows):
+        return row.gathered is None
     wide = row.p.dtype == torch.float64
     states = [value.dtype for key, value in row.state.items() if is_slot(key, value)]
     fits = all((x == torch.float64) == wide for x in states)
@@ -114,12 +123,40 @@ def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first
         name = work.names[k] if work.names else f"parameter {k} of group {number}"
         if group["fused"]:
             check_fused(name, p, group["state_dtype"])
+        if isinstance(g, Rows):
+            begin = None if offset is None else offset + start(name, p)
+            rows.append(_row_of_rows(name, g, p, state, rule, group, begin, first + len(rows)))
+            continue
         g = aligned(g, p)  # noqa: PLW2901
         _check_row(name, p, g, state, rule, group)
         slots = {key: real(local(value)) if is_slot(key, value) else value for key, value in state.items()}
         begin = None if offset is None else offset + start(name, p)
         rows.append(Row(name, real(local(p)), real(local(g).resolve_conj()), slots, begin, first + len(rows)))
     return rows
+
+
+def _row_of_rows(
+    name: str, g: Rows, p: Tensor, state: State, rule: Rule, group: dict[str, Any], begin: int | None, place: int
+) -> Row:
+    """A gradient of rows for the kernel, or the rows it touches as tensors of their own."""
+    here, kept = local(p).detach(), {key: local(value) for key, value in state.items()}
+    if _kernel_takes(here, g, kept, group):
+        return Row(name, here, g, kept, begin, place)
+    if group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16:
+        raise ValueError(f"{name}: random rounding of some rows needs the kernel; expected sparse='dense'")
+    found = Gathered(name, g, p, state, rule)
+    assert found.g is not None
+    if found.g.shape != found.p.shape:
+        raise ValueError(f"{name}: its gradient's values are {tuple(g.values.shape)}, rows are {tuple(p.shape[1:])}")
+    return Row(name, found.p, found.g, found.state, None, place, found)
+
+
+def _kernel_takes(p: Tensor, g: Rows, state: State, group: dict[str, Any]) -> bool:
+    if group["foreach"] or group["fused"] is False or not_fused(p, group["state_dtype"]) or p.is_complex():
+        return False
+    slots = [value for key, value in state.items() if is_slot(key, value)]
+    contiguous = all(x.is_contiguous() for x in (p, *slots))
+    return contiguous and g.values.dtype == p.dtype and len({x.dtype for x in slots}) == 1
 
 
 def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from rmsprop.dialects import Default
 from rmsprop.kernels import cpu
 from rmsprop.rule import Rule
-from rmsprop.torch import graph, mixed
+from rmsprop.torch import graph, mixed, rows
 from rmsprop.torch.options import RULE_KEYS, VALUES, check_params, defaults, known, plain
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.stateful import Stateful
@@ -108,6 +108,7 @@ class RMSprop(Stateful):
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        sparse: str = "exact",
     ) -> None:
         options = defaults(dialect)
         given = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
@@ -120,6 +121,7 @@ class RMSprop(Stateful):
         options |= {name: value for name, value in ours.items() if value is not None}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
         options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
+        options["sparse"] = sparse
         known(VALUES(options))  # before anything is asked of the parameters
         self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
         self._begin()
@@ -187,6 +189,8 @@ class RMSprop(Stateful):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling() or self._is_captured():
+            if self._tables:
+                raise RuntimeError("some rows are not up to date; call flush() before a step in a graph")
             with torch.no_grad():
                 graph.step(self)
         elif not ((found_inf := self.__dict__.get("found_inf")) is not None and float(found_inf)):
@@ -227,17 +231,25 @@ class RMSprop(Stateful):
         increment_version(plan.stepped)
         self.state.update(plan.created)
         self._known = plan.known
+        for p, (table, i) in plan.tables.items():
+            table.missed.add(plan.known[i].rule.scalars(float(self.state[p]["step"])))
+            self._tables[p] = table
 
     def _step(self, plan: Plan, watched: bool) -> tuple[int, list[cpu.Sums]]:
         """Try the kernel on everything: it checks before it writes, and that is faster than to look here first."""
+        if self._has_sparse:
+            rows.take(plan, self)
         if cpu.native is not None and not plan.for_lists:
             try:
                 if not watched:
                     return cpu.step(plan.work, torch.get_num_threads()), []
                 sums = cpu.watched_step(plan.work, torch.get_num_threads())
-                return sum(row.skipped for row in sums), sums
-            except (TypeError, RuntimeError, BufferError):  # not all of it is for the kernel: other devices, complex
+                return sum(each.skipped for each in sums), sums
+            except rows.NOT_NATIVE:  # not all of it is for the kernel: other devices, complex
                 pass
+        if not self._has_sparse and rows.any_sparse(plan):
+            self._has_sparse = True  # from now on each step looks for them first
+            return self._step(plan, watched)
         return mixed.step(self.param_groups, plan, watched)
 
     def watch(self, log: Callable[[dict[str, float]], Any] | None = None, every: int = 1) -> None:

@@ -25,8 +25,10 @@ ENGINE = {
     "state_dtype": None,
     "stochastic_rounding": False,
     "seed": 0,
+    "sparse": "exact",
 }
 VALUES = itemgetter(*RULE_KEYS, *ENGINE)
+_SPARSE = ("exact", "lazy", "dense")
 _STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -85,6 +87,7 @@ def _check_engine(options: dict[str, Any]) -> None:
         _expect(name, options[name], isinstance(options[name], bool), "True or False")
     for name in ("foreach", "fused"):
         _expect(name, options[name], options[name] is None or isinstance(options[name], bool), "True, False or None")
+    _expect("sparse", options["sparse"], options["sparse"] in _SPARSE, f"one of {_SPARSE}")
     state_dtype, seed = options["state_dtype"], options["seed"]
     _expect("state_dtype", state_dtype, state_dtype in _STATE_DTYPES, f"one of {_STATE_DTYPES}")
     whole = isinstance(seed, int) and not isinstance(seed, bool)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from rmsprop.kernels import cpu
+from rmsprop.kernels.rows import Table
 from rmsprop.torch.options import VALUES, Known, known
+from rmsprop.torch.rows import bring_up
 from rmsprop.torch.shards import is_zero
 from rmsprop.torch.state import State, fresh
 
@@ -38,6 +40,7 @@ class Plan:
         known: what is known of each group's options.
         created: new state.
         stepped: the parameters that take part.
+        tables: of these, those of which only some rows do, and the number of their group.
         for_lists: whether some group is not to be stepped by the kernel.
         scale: what the gradients have been multiplied by.
     """
@@ -47,8 +50,10 @@ class Plan:
         self.known = dict(optimizer._known)
         self.created: dict[Tensor, State] = {}
         self.stepped: list[Tensor] = []
+        self.tables: dict[Tensor, tuple[Table, int]] = {}
         self.for_lists = False
         self.scale = scale
+        self._optimizer = optimizer
         self._state = optimizer.state
         self._keys, self._values, self._at = list(self._state), list(self._state.values()), 0
         self._offsets = offsets(groups)
@@ -62,8 +67,12 @@ class Plan:
         if isinstance(values[0], Tensor):
             values = (float(values[0]), *values[1:])
         mine = self.known.get(i)
-        if mine is None or mine.values != values:
+        is_new = mine is None or mine.values != values
+        if mine is None or is_new:
             mine = self.known[i] = known(values)
+        if self._optimizer._tables:
+            self._end_histories(params, mine)
+        if is_new:
             states = [s and self._fresh(p, mine, s, group) for p, s in zip(params, states, strict=True)]
         try:
             special = any(map(Tensor.is_neg, grads))
@@ -83,6 +92,13 @@ class Plan:
             scalars, flags = cpu.coefficients(mine.rule, self.scale, group["stochastic_rounding"])
         names, starts = group.get("param_names"), self._offsets[i] if self._offsets else None
         return cpu.Group(scalars, flags, params, grads, states, names, group["seed"], starts)
+
+    def _end_histories(self, params: list[Tensor], mine: Known) -> None:
+        """What was missed under another rule is made up for before there is another."""
+        for p in params:
+            table = self._optimizer._tables.get(p)
+            if table is not None and not table.missed.fits(mine.rule):
+                bring_up(self._optimizer, p)
 
     def _states(self, params: list[Any]) -> list[Any]:
         """The state of each parameter, or None.

@@ -19,10 +19,20 @@ def aligned(g: Any, p: Any) -> Tensor:
     """The gradient as a dense tensor, laid out over processes as its parameter."""
     if g.layout != p.layout:
         g = g.to_dense()
+    if hasattr(p, "placements") and not hasattr(g, "placements"):
+        g = _part(g, p)
     if hasattr(p, "placements") and getattr(g, "placements", None) != p.placements:
         g = g.redistribute(p.device_mesh, p.placements)
     dense: Tensor = g
     return dense
+
+
+def _part(g: Tensor, p: Any) -> Any:
+    """The part of a gradient that every process has whole, as the parameter is laid out."""
+    (chunk,) = p.__create_chunk_list__()
+    for dim, (first, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
+        g = g.narrow(dim, first, length)
+    return p.from_local(g.contiguous(), p.device_mesh, p.placements, shape=p.shape, stride=p.stride(), run_check=False)
 
 
 def is_zero(x: Any) -> bool:
@@ -37,14 +47,24 @@ def start(name: str, p: Any) -> int:
     Raises:
         ValueError: they are not next to each other there.
     """
+    first, rows = rows_here(name, p, "random rounding")
+    return first * (p.numel() // p.shape[0]) if rows else 0
+
+
+def rows_here(name: str, p: Any, what: str) -> tuple[int, int]:
+    """Which rows of a parameter this process holds: the first, and how many.
+
+    Raises:
+        ValueError: not whole rows, or not next to each other; `what` cannot be done then.
+    """
     if not hasattr(p, "placements"):
-        return 0
+        return 0, len(p) if p.ndim else 0
     (chunk,) = p.__create_chunk_list__()
-    if 0 in chunk.sizes:
-        return 0
+    if 0 in chunk.sizes or not p.ndim:
+        return 0, 0
     if chunk.sizes[1:] != p.shape[1:] or not _in_one_piece(p):
-        raise ValueError(f"{name}: random rounding needs shards along the first dimension, not {p.placements}")
-    return int(chunk.offsets[0]) * (p.numel() // p.shape[0]) if p.ndim else 0
+        raise ValueError(f"{name}: {what} needs shards along the first dimension, not {p.placements}")
+    return int(chunk.offsets[0]), int(chunk.sizes[0])
 
 
 def _in_one_piece(p: Any) -> bool:

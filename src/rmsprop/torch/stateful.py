@@ -4,10 +4,12 @@ import itertools
 from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rmsprop.torch import graph, loading
+from rmsprop.kernels.rows import Table
+from rmsprop.torch import graph, loading, rows
 from rmsprop.torch.options import ENGINE, VALUES, Known, defaults, known
 from rmsprop.torch.shards import local
 from rmsprop.torch.state import fresh, square_avg
@@ -19,18 +21,22 @@ class Stateful(Optimizer):
 
     _skipped: Tensor
     _opt_called: bool
+    _tables: dict[Tensor, Table]  # of the parameters that have rows which are not up to date
 
     def _begin(self) -> None:
         """What a copy must have anew."""
         self._known: dict[int, Known] = {}
         self._turn = Lock()
         self._watch: Watch | None = None
+        self.__dict__.setdefault("_tables", {})
+        self._attached: set[Tensor] = set()  # of which rows are brought up to date before they are read
+        self._has_sparse, self._has_warned = bool(self._tables), False
         self._number = str(id(self))  # as text, for dynamo makes variables of numbers
         graph.OPTIMIZERS[self._number] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along."""
-        return {**super().__getstate__(), "_skipped": self._skipped}
+        """What a copy or a pickle takes along; rows that have steps to make up for still do in the copy."""
+        return {**super().__getstate__(), "_skipped": self._skipped, "_tables": self._tables}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over a pickled or loaded state; options the state does not know have torch's values."""
@@ -59,8 +65,73 @@ class Stateful(Optimizer):
                 if isinstance(value, Tensor):
                     local(value).share_memory_()  # type: ignore[no-untyped-call]
 
+    def attach(self, module: torch.nn.Module) -> rows.Handle:
+        """From now on, rows of an embedding are brought up to date before it reads them, or its `state_dict` is made.
+
+        With momentum or weight decay rows move that no gradient touches; unless their embedding is attached, each step
+        with a sparse gradient passes over the whole table. Before the weight is read other than by the module, call
+        `flush`. A copy of the module or of the optimizer is to be attached anew.
+
+        Args:
+            module: a `torch.nn.Embedding` or `torch.nn.EmbeddingBag` (or what reads the rows of its `weight` that its
+                first argument lists) whose weight this optimizer has.
+
+        Returns:
+            A handle with `remove()`.
+
+        Raises:
+            ValueError: the optimizer does not have its weight.
+
+        Example:
+            >>> import torch, rmsprop.torch
+            >>> embedding = torch.nn.Embedding(1000, 8, sparse=True)
+            >>> optimizer = rmsprop.torch.RMSprop(embedding.parameters(), momentum=0.9)
+            >>> handle = optimizer.attach(embedding)
+            >>> embedding(torch.tensor([1, 5])).square().sum().backward()
+            >>> optimizer.step()
+            >>> optimizer.flush()  # before the whole table is read
+        """
+        self._attach(getattr(module, "weight", None))
+        return rows.CatchUp(self).attached_to(module)
+
+    def _attach(self, p: Any) -> None:
+        if not any(p is q for group in self.param_groups for q in group["params"]):
+            raise ValueError("expected a parameter of this optimizer, or a module whose weight is one")
+        self._attached.add(p)
+
+    @torch.no_grad()
+    def catch_up(self, param: Tensor, indices: Any = None) -> None:
+        """Brings rows up to date, as gradients of 0 at every step they have missed would have left them.
+
+        Args:
+            param: a parameter with sparse gradients.
+            indices: rows about to be read, of any shape, of which some may be the same; None for all rows.
+
+        Raises:
+            ValueError: not a parameter of this optimizer, or indices that are no integers.
+            IndexError: an index outside the table.
+        """
+        if param not in self._attached:
+            self._attach(param)
+        with self._turn:
+            if param not in self._tables:
+                return
+            if indices is not None:
+                indices = torch.as_tensor(indices, device=param.device).reshape(-1)
+                if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+                    raise ValueError(f"indices are {indices.dtype}: expected integers")
+                indices = indices.long().contiguous()
+            rows.bring_up(self, param, indices)
+
+    def flush(self) -> None:
+        """Brings all rows of all parameters up to date; belongs before whole tables are read."""
+        with self._turn:
+            for p in list(self._tables):
+                rows.bring_up(self, p)
+
     def state_dict(self) -> dict[str, Any]:
-        """Torch's layout; centered state has `square_avg`, for other libraries, beside our `variance`."""
+        """Torch's layout, all rows brought up to date; centered state has `square_avg`, for other libraries, too."""
+        self.flush()
         result = super().state_dict()
         result["state"] = {
             i: {**entry, "square_avg": square_avg(entry)} if isinstance(entry, dict) and "variance" in entry else entry
@@ -91,6 +162,7 @@ class Stateful(Optimizer):
         ]
         try:
             super().load_state_dict(state_dict)
+            self._tables.clear()
         finally:
             for hook in hooks:
                 hook.remove()
