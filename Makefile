@@ -31,8 +31,9 @@ format: $(VENV)/test.stamp  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/test.stamp  ## time the step against torch's, side by side
+bench: $(VENV)/test.stamp  ## time the step against torch's and optax's, side by side
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(BIN)/python benchmarks/jax_speed.py
 
 check: test lint  ## what CI runs
 

@@ -22,6 +22,8 @@ def parsed(options: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ValueError(f"--set {text}: expected NAME=VALUE")
+        if name in ("path", "library", "strict", "names"):  # arguments of the readers
+            raise ValueError(f"--set {text}: {name} is no option of an optimizer")
         try:
             result[name] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:
