@@ -13,7 +13,7 @@ SOURCE = Path(rmsprop.rule.__file__).parent
 MODULES = sorted(str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py"))
 #: Layers from the bottom: a module may import from its own line (its package) and from the lines above it.
 LAYERS = [
-    ["rule"],
+    ["rule", "rprop"],
     ["dialects"],
     ["kernels"],
     ["numpy", "torch"],
