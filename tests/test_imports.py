@@ -70,5 +70,5 @@ print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(s
 
 
 def test_public_names():
-    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rule", "dialect", "fit", "minimize"]
+    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rprop", "Rule", "dialect", "fit", "minimize"]
     assert all(getattr(rmsprop, name) for name in rmsprop.__all__)

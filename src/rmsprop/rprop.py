@@ -1,12 +1,12 @@
 r"""The definition of Rprop, RMSprop's ancestor, in the form of `rule.py`: its options, its scalars, its arithmetic.
 
-Letters: `p` parameter and `g` gradient as there; `s` the step size of each weight, `q` its previous gradient. Kernels and
-front ends keep `s` and `q` in the places where RMSprop has `v` and `m`.
+Letters: `p` parameter and `g` gradient as there; `s` the step size of each weight, `q` its previous gradient. Kernels
+and front ends keep `s` and `q` in the places where RMSprop has `v` and `m`.
 """
 
 from dataclasses import dataclass, fields, replace
 from math import isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rmsprop.rule import OptionError, as_float, expect
 
@@ -40,10 +40,10 @@ class RpropRule:
         etas: (shrink, grow), with 0 < shrink < 1 < grow.
         step_sizes: (least, most) step size, with 0 <= least <= most; the largest may be infinite.
         variant: "rprop-", "rprop+", "irprop-" (torch's and optax's) or "irprop+".
-        dialect: "torch" is the above; s is limited at every step, and a NaN gradient counts as 0. "optax" is optax 0.2.8
-            to the last bit, for variant "irprop-" alone: it keeps q = sign(g) s and takes that off p at the *next* step,
-            unless the sign has changed by then (its pull request 1725 calls this a fault); s is limited only where it
-            has just grown or shrunk; and a NaN gradient reaches its parameter.
+        dialect: "torch" is the above; s is limited at every step, and a NaN gradient counts as 0. "optax" is optax
+            0.2.8 to the last bit, for variant "irprop-" alone: it keeps q = sign(g) s and takes that off p at the
+            *next* step, unless the sign has changed by then (its pull request 1725 calls this a fault); s is limited
+            only where it has just grown or shrunk; and a NaN gradient reaches its parameter.
         maximize: climb instead of descend.
 
     Raises:
@@ -57,9 +57,10 @@ class RpropRule:
         Traceback (most recent call last):
         rmsprop.rule.OptionError: etas=(1.2, 0.5): expected two numbers, 0 < shrink < 1 < grow
 
-    Source: M. Riedmiller and H. Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
-    ICNN 1993 (rprop+); C. Igel and M. Hüsken, Empirical evaluation of the improved Rprop learning algorithms,
-    Neurocomputing 50, 2003 (all four); pytorch 2.13, torch/optim/rprop.py; optax 0.2.8, optax/_src/transform.py.
+    Source: M. Riedmiller and H. Braun, A direct adaptive method for faster backpropagation learning: the RPROP
+    algorithm, ICNN 1993 (rprop+); C. Igel and M. Hüsken, Empirical evaluation of the improved Rprop learning
+    algorithms, Neurocomputing 50, 2003 (all four); pytorch 2.13, torch/optim/rprop.py; optax 0.2.8,
+    optax/_src/transform.py.
     """
 
     lr: float = 0.01
@@ -137,11 +138,9 @@ class RpropRule:
 OPTIONS = tuple(field.name for field in fields(RpropRule))
 
 
-def _pair(name: str, value: object, allowed: str) -> tuple[float, float]:
-    fits = isinstance(value, (tuple, list)) and len(value) == 2
-    expect(name, value, fits, f"two numbers, {allowed}")
-    first, second = value  # type: ignore[misc]
-    return as_float(first), as_float(second)
+def _pair(name: str, value: Any, allowed: str) -> tuple[float, float]:
+    expect(name, value, isinstance(value, (tuple, list)) and len(value) == 2, f"two numbers, {allowed}")
+    return as_float(value[0]), as_float(value[1])
 
 
 def update(p, g, s, q, sign, shrink, grow, least, most, forget, back, optax, where):  # type: ignore[no-untyped-def]
@@ -151,8 +150,8 @@ def update(p, g, s, q, sign, shrink, grow, least, most, forget, back, optax, whe
         p, g, s, q: parameter, gradient, step size, previous gradient: arrays of one shape and one float dtype, of any
             library; all are read only.
         sign .. most: `RpropRule.scalars()`, as keywords.
-        forget, back, optax: `RpropRule.flags()`, as keywords; constants when traced or compiled, but for `back`, which may
-            be an array of one truth value.
+        forget, back, optax: `RpropRule.flags()`, as keywords; constants when traced or compiled, but for `back`, which
+            may be an array of one truth value.
         where: the library's function of this name.
 
     Returns:

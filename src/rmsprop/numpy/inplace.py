@@ -1,19 +1,18 @@
-"""The NumPy front end: `RMSprop(params).step(grads)`, in place."""
+"""Arrays that are updated in place: what they must be, and the state that belongs to them."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from itertools import accumulate
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
-from rmsprop.dialects import dialect as dialect_rule
-from rmsprop.dialects import known
 from rmsprop.kernels import cpu
-from rmsprop.rule import OPTIONS, OptionError, Rule
+from rmsprop.rule import OptionError
 
 Array = NDArray[np.floating[Any]]
 Arrays = Iterable[Array] | Mapping[str, Array]
@@ -21,50 +20,17 @@ _FLOATS = tuple(np.dtype(f"f{size}") for size in (2, 4, 8))
 _FORMAT = 1
 
 
-class RMSprop:
-    r"""Updates float arrays in place by RMSprop.
+class InPlace:
+    """What the optimizers for NumPy share: all but their options and their step. Not to be used on its own."""
 
-        v <- beta v + (1 - beta) g^2
-        p <- p - lr g / sqrt(v + epsilon)
+    #: State arrays that may hold any number; the others are finite.
+    _free: ClassVar[tuple[str, ...]] = ()
+    #: The option that v starts at.
+    _start: ClassVar[str]
+    _rule: Any
 
-    and whatever else the `Rule` says. The arithmetic is float32 for float16 and float32 arrays and float64 for
-    float64; the state (mean square v, and if asked for the mean gradient m and the momentum buffer b) likewise.
-
-    Args:
-        params: a list or dict of float16, float32 or float64 arrays of any shape and strides. They are written by
-            `step`, and by nothing else.
-        rule: the rule; by default `Rule()`, the plain one.
-        dialect: the name of a dialect to take the rule from, instead of `rule`.
-        **options: fields of `Rule`; they win over `rule` and `dialect`.
-
-    Attributes:
-        rule: the rule in use. `lr` may be changed between steps.
-        skipped: how many gradient entries `nonfinite="skip"` has left alone so far.
-
-    Raises:
-        ValueError: an array that cannot be updated in place (not a float array, read-only, elements that share
-            memory, two arrays that overlap), or an option outside its range.
-        TypeError: `params` is no list or dict, or an option does not exist.
-
-    Example:
-        >>> import numpy as np, rmsprop
-        >>> w = np.array([1.0, -2.0])
-        >>> optimizer = rmsprop.RMSprop([w], lr=0.1)
-        >>> for _ in range(100):
-        ...     optimizer.step([2 * w])  # the gradient of w @ w
-        >>> bool(abs(w).max() < 0.1)
-        True
-
-    Source: T. Tieleman and G. Hinton, Neural Networks for Machine Learning, lecture 6e, 2012.
-    """
-
-    def __init__(self, params: Arrays, rule: Rule | None = None, *, dialect: str | None = None, **options: Any) -> None:
-        if rule is not None and not isinstance(rule, Rule):
-            raise TypeError(f"rule={rule!r}: expected a Rule; a dialect's name goes to dialect=")
-        if rule is not None and dialect is not None:
-            raise ValueError(f"rule and dialect={dialect!r}: expected one of them")
-        base = rule or (Rule() if dialect is None else dialect_rule(dialect))
-        self._rule = base.replace(**known(options))
+    def __init__(self, params: Arrays, rule: Any) -> None:
+        self._rule = rule
         named = _named(params, "params")
         self._names, self._params = list(named), list(named.values())
         for name, p in zip(self._names, self._params, strict=True):
@@ -73,36 +39,14 @@ class RMSprop:
         _check_overlap(self._names, self._params)
         self._shapes = [p.shape for p in self._params]
         self._states = [self._fresh(p) for p in self._params]
-        self.skipped = 0
         self._settle()
 
-    @property
-    def rule(self) -> Rule:
-        """The rule in use; of its options, only `lr` may change."""
-        return self._rule
+    def _with(self, options: Mapping[str, Any]) -> Any:
+        """The rule with these options; a TypeError names one that does not exist."""
+        raise NotImplementedError
 
-    @property
-    def lr(self) -> float:
-        """The step size; assign to it between steps to follow a schedule."""
-        return self._rule.lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self._rule = self._rule.replace(lr=lr)
-
-    def step(self, grads: Iterable[Any] | Mapping[str, Any]) -> None:
-        """One update. Every check comes before the first write: a step that raises has changed nothing.
-
-        Threads that step the same optimizer take turns.
-
-        Args:
-            grads: gradients in the order of `params` or, for a dict, under its keys; of the same shapes; read only.
-                Another float dtype is converted to the parameter's. None leaves its parameter and state alone.
-
-        Raises:
-            ValueError: a gradient of another shape, not of floats, or missing; the error names it.
-            FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
-        """
+    def _checked(self, grads: Iterable[Any] | Mapping[str, Any]) -> list[Array | None]:
+        """The gradients in the order of the parameters and in their dtypes; parameters are checked too."""
         given = _named(grads, "grads")
         _check_names("grads", given, self._grad_names)
         converted = []
@@ -111,9 +55,12 @@ class RMSprop:
             if p.shape != shape:
                 raise ValueError(f"{own} has shape {p.shape}: expected {shape}, as when the optimizer was made")
             converted.append(None if given[name] is None else self._apart(_gradient(name, given[name], p), p))
-        with self._turn:
-            group = cpu.Group(*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
-            self.skipped += cpu.step([group], cpu.threads())
+        return converted
+
+    def _make(self, rule: Any, grads: list[Array | None]) -> int:
+        """The step, by a rule, of gradients that have been checked; the number of entries skipped."""
+        group = cpu.Group(*cpu.coefficients(rule), self._params, grads, self._states, self._names)
+        return cpu.step([group], cpu.threads())
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and a copy of the state: plain numbers, strings and arrays.
@@ -124,7 +71,8 @@ class RMSprop:
             name: {key: int(value) if key == "step" else value.copy() for key, value in entry.items()}
             for name, entry in zip(self._names, self._states, strict=True)
         }
-        return {"format": _FORMAT, "rule": {name: getattr(self.rule, name) for name in OPTIONS}, "state": state}
+        rule = {field.name: getattr(self._rule, field.name) for field in fields(self._rule)}
+        return {"format": _FORMAT, "rule": rule, "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over rule and state from `state_dict()`; on an error nothing has changed.
@@ -135,23 +83,24 @@ class RMSprop:
             TypeError: an option that does not exist.
         """
         if _dict("state_dict", state_dict).get("format") != _FORMAT:
-            raise ValueError(f"state_dict: expected format={_FORMAT}, from RMSprop.state_dict()")
-        rule = Rule().replace(**known(_dict("state_dict['rule']", state_dict.get("rule"))))
+            raise ValueError(f"state_dict: expected format={_FORMAT}, from {type(self).__name__}.state_dict()")
+        rule = self._with(_dict("state_dict['rule']", state_dict.get("rule")))
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
-        states = [_loaded(f"state of {n}", given[n], p, rule) for n, p in zip(self._names, self._params, strict=True)]
+        pairs = zip(self._names, self._params, strict=True)
+        states = [_loaded(f"state of {name}", given[name], p, rule, self._free) for name, p in pairs]
         self._rule, self._states = rule, states
 
     def __repr__(self) -> str:
         arrays = (f"{name}{list(shape)}" for name, shape in zip(self._names, self._shapes, strict=True))
-        return f"RMSprop({', '.join(arrays)}; {self.rule})"
+        return f"{type(self).__name__}({', '.join(arrays)}; {self._rule})"
 
     def _fresh(self, p: Array) -> dict[str, Array]:
         dtype = np.promote_types(p.dtype, np.float32)
-        start = {"v": self.rule.initial_square, "m": 0.0, "b": 0.0}
-        if start["v"] > np.finfo(dtype).max:
-            raise OptionError("initial_square", start["v"], f"a number that {dtype} can hold")
-        slots = {name: np.full(p.shape, start[slot], dtype) for slot, name in self.rule.slots().items()}
+        start = self._rule.starts()
+        if start["v"] > float(np.finfo(dtype).max):
+            raise OptionError(self._start, start["v"], f"a number that {dtype} can hold")
+        slots = {name: np.full(p.shape, start[slot], dtype) for slot, name in self._rule.slots().items()}
         return {"step": np.zeros(()), **slots}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -237,24 +186,27 @@ def _check_names(what: str, given: Mapping[str, Any], expected: Iterable[str]) -
         raise ValueError(f"{what}: missing {missing}, unknown {unknown}")
 
 
-def _loaded(name: str, entry: Any, p: Array, rule: Rule) -> dict[str, Array]:
+def _loaded(name: str, entry: Any, p: Array, rule: Any, free: tuple[str, ...]) -> dict[str, Array]:
     """A checked copy of the state of one parameter."""
     entry, slots = _dict(name, entry), rule.slots()
     _check_names(name, entry, ["step", *slots.values()])
     step = np.asarray(entry["step"])
     if step.dtype.kind not in "fiu" or step.ndim or not (0 <= step < 2**53 and step % 1 == 0):
         raise ValueError(f"{name}: step={entry['step']!r}: expected a whole number of at least 0")
-    arrays = {key: _numbers(f"{name}: {key}", entry[key], p, signed=slot != "v") for slot, key in slots.items()}
+    arrays = {
+        key: _numbers(f"{name}: {key}", entry[key], p, signed=slot != "v", finite=key not in free)
+        for slot, key in slots.items()
+    }
     return {"step": step.astype(float), **arrays}
 
 
-def _numbers(name: str, value: Any, p: Array, *, signed: bool) -> Array:
+def _numbers(name: str, value: Any, p: Array, *, signed: bool, finite: bool) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or array.shape != p.shape:
         raise ValueError(f"{name}: expected numbers of shape {p.shape}, got {array.dtype} of shape {array.shape}")
     with np.errstate(all="ignore"):
         array = array.astype(np.promote_types(p.dtype, np.float32))
-    if not np.isfinite(array).all():
+    if finite and not np.isfinite(array).all():
         raise ValueError(f"{name}: expected finite {array.dtype} numbers")
     if not signed and (array < 0).any():
         raise ValueError(f"{name}: expected no negative numbers, got {array.min()}")
