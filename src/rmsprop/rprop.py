@@ -70,8 +70,9 @@ class RpropRule:
     dialect: str = "torch"
     maximize: bool = False
 
-    #: No entry of a gradient is counted or refused.
+    #: What engines ask of a `Rule`: here no entry of a gradient is counted or refused, and no state is a variance.
     nonfinite: ClassVar[str] = "propagate"
+    centered: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         lr = as_float(self.lr)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu, lists
 from rmsprop.kernels.cpu import Sums
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch.options import check_fused
 from rmsprop.torch.plan import Plan
@@ -78,7 +79,7 @@ def _native_step(groups: list[cpu.Group], places: list[int], watched: bool) -> t
     return sum(row.skipped for row in sums.values()), sums
 
 
-def _shared(row: Row, group: dict[str, Any], rule: Rule) -> tuple[Any, ...]:
+def _shared(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> tuple[Any, ...]:
     """What parameters that go through `lists.step` together have in common; the last two: step, and who goes alone."""
     alone = row.place if group["foreach"] is False or group["differentiable"] else None
     state = row.state[rule.slots()["v"]].dtype
@@ -104,7 +105,7 @@ def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
     return row.p.device.type == "cpu" and fits and row.g.dtype == row.p.dtype
 
 
-def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first: int) -> list[Row]:
+def _rows(work: cpu.Group, number: int, rule: Rule | RpropRule, group: dict[str, Any], first: int) -> list[Row]:
     """The parameters of a group that have a gradient, with it and their state, as real tensors that fit."""
     rows: list[Row] = []
     offsets: Sequence[int | None] = work.offsets or [None] * len(work.params)
@@ -122,7 +123,7 @@ def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first
     return rows
 
 
-def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group: dict[str, Any]) -> None:
+def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule | RpropRule, group: dict[str, Any]) -> None:
     if cpu.overlapping(p.stride(), p.shape, 1):
         raise ValueError(f"{name}: several elements of the parameter share memory")
     if not {"step", *rule.slots().values()} <= state.keys():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.kernels import cpu
-from rmsprop.torch.options import VALUES, Known, known
+from rmsprop.torch.options import Known
 from rmsprop.torch.shards import is_zero
 from rmsprop.torch.state import State, fresh
 
@@ -40,15 +40,17 @@ class Plan:
         stepped: the parameters that take part.
         for_lists: whether some group is not to be stepped by the kernel.
         scale: what the gradients have been multiplied by.
+        loss: what the closure has returned.
     """
 
-    def __init__(self, optimizer: "Stateful", scale: float = 1.0) -> None:
+    def __init__(self, optimizer: "Stateful", scale: float = 1.0, loss: Any = None) -> None:
         groups = optimizer.param_groups
         self.known = dict(optimizer._known)
         self.created: dict[Tensor, State] = {}
         self.stepped: list[Tensor] = []
         self.for_lists = False
-        self.scale = scale
+        self.scale, self.loss = scale, loss
+        self._optimizer = optimizer
         self._state = optimizer.state
         self._keys, self._values, self._at = list(self._state), list(self._state.values()), 0
         self._offsets = offsets(groups)
@@ -58,12 +60,12 @@ class Plan:
         params: list[Any] = group["params"]
         grads = list(map(_GRAD, params))
         states = self._states(params)
-        values = VALUES(group)
+        values = self._optimizer._values(group, self.loss)
         if isinstance(values[0], Tensor):
             values = (float(values[0]), *values[1:])
         mine = self.known.get(i)
         if mine is None or mine.values != values:
-            mine = self.known[i] = known(values)
+            mine = self.known[i] = self._optimizer._family.known(values)
             states = [s and self._fresh(p, mine, s, group) for p, s in zip(params, states, strict=True)]
         try:
             special = any(map(Tensor.is_neg, grads))
