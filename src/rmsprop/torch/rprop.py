@@ -76,7 +76,7 @@ class Rprop(Stepping):
         ...     return loss
         >>> for _ in range(200):
         ...     loss = optimizer.step(closure)
-        >>> float(loss) < 1e-6
+        >>> loss.item() < 1e-6
         True
 
     Source: pytorch 2.13, torch/optim/rprop.py; C. Igel and M. Hüsken, Neurocomputing 50, 2003.
