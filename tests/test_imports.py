@@ -15,9 +15,10 @@ MODULES = sorted(str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py"))
 LAYERS = [
     ["rule", "rprop"],
     ["dialects"],
+    ["recipes", "scaling"],
     ["kernels"],
-    ["numpy", "torch"],
-    ["objective", "minimize", "fit", "training"],
+    ["numpy", "torch", "jax"],
+    ["checkpoint", "explain", "objective", "minimize", "fit", "training"],
     ["cli", "__main__"],
 ]
 FRONT_ENDS = ("numpy", "torch", "jax")
@@ -70,5 +71,6 @@ print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(s
 
 
 def test_public_names():
-    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rprop", "Rule", "dialect", "fit", "minimize"]
+    functions = ["dialect", "explain", "fit", "minimize", "recipes", "scaled_for_batch"]
+    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rprop", "Rule", *functions]
     assert all(getattr(rmsprop, name) for name in rmsprop.__all__)

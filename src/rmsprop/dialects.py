@@ -62,7 +62,18 @@ TF1 = _row(
     "tensorflow, python/training/rmsprop.py and core/kernels/training_ops.cc",
     "v starts at 1: a hidden warm-up that lasts ln(v)/ln(beta) steps",
 )
-TF2 = _row("tf2", Rule(momentum_form="lr_inside"), "keras 2, optimizer_v2/rmsprop.py (tf.keras.optimizers.legacy)")
+TF2 = _row(
+    "tf2",
+    Rule(epsilon_mode="outside", momentum_form="lr_inside"),
+    "keras 2, optimizer_v2/rmsprop.py (tf.keras.optimizers.legacy), momentum=0",
+    "with momentum epsilon moves inside the root: that is tf2_momentum",
+)
+TF2_MOMENTUM = _row(
+    "tf2_momentum",
+    Rule(momentum=0.9, momentum_form="lr_inside"),
+    "keras 2, optimizer_v2/rmsprop.py (tf.keras.optimizers.legacy), momentum above 0",
+    "its default momentum is 0, which is tf2; 0.9 is ours",
+)
 KERAS = _row(
     "keras", Rule(momentum_form="lr_inside", decay_mode="decoupled"), "keras 3.15, keras/src/optimizers/rmsprop.py"
 )
@@ -106,6 +117,7 @@ MINDSPORE = _row(
     "mindspore",
     Rule(0.1, epsilon=1e-10, initial_square=1.0, momentum_form="lr_inside"),
     "mindspore 2.10, mindspore/nn/optim/rmsprop.py",
+    "its CPU kernel puts epsilon outside the root for all but the last n mod 8 entries of a tensor",
 )
 MLX = _row("mlx", Rule(beta=0.99, epsilon=1e-8, epsilon_mode="outside"), "mlx 0.32, mlx/optimizers/optimizers.py")
 SONNET = _row("sonnet", Rule(epsilon=1e-10, momentum_form="lr_inside"), "sonnet 2, sonnet/src/optimizers/rmsprop.py")
@@ -128,11 +140,11 @@ HEAVYBALL = _row(
 )
 
 
-def dialect(name: str, **overrides: object) -> Rule:
+def dialect(name: object, **overrides: object) -> Rule:
     """The rule of a dialect, with some options changed.
 
     Args:
-        name: a key of `DIALECTS`.
+        name: a key of `DIALECTS`, or a `Rule`, or what has a `rule`, such as a recipe.
         **overrides: fields of `Rule`; they win over the dialect's own.
 
     Raises:
@@ -144,9 +156,13 @@ def dialect(name: str, **overrides: object) -> Rule:
         >>> dialect("graves", lr=0.001).momentum
         0.9
     """
-    if name not in DIALECTS:
-        raise ValueError(f"dialect={name!r}: expected one of {tuple(DIALECTS)}{_hint(name, tuple(DIALECTS))}")
-    return DIALECTS[name].rule.replace(**known(overrides))
+    if isinstance(name, str) and name in DIALECTS:
+        name = DIALECTS[name]
+    rule = getattr(name, "rule", name)
+    if not isinstance(rule, Rule):
+        names = tuple(DIALECTS)
+        raise ValueError(f"dialect={name!r}: expected one of {names}{_hint(name, names)}, or a Rule")
+    return rule.replace(**known(overrides))
 
 
 def known(options: dict[str, object]) -> dict[str, object]:

@@ -22,7 +22,7 @@ class RMSprop(InPlace):
         params: a list or dict of float16, float32 or float64 arrays of any shape and strides. They are written by
             `step`, and by nothing else.
         rule: the rule; by default `Rule()`, the plain one.
-        dialect: the name of a dialect to take the rule from, instead of `rule`.
+        dialect: a dialect's name, or a rule (`**rmsprop.recipes.dqn` gives one), to take instead of `rule`.
         **options: fields of `Rule`; they win over `rule` and `dialect`.
 
     Attributes:
@@ -48,7 +48,9 @@ class RMSprop(InPlace):
 
     _start: ClassVar[str] = "initial_square"
 
-    def __init__(self, params: Arrays, rule: Rule | None = None, *, dialect: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, params: Arrays, rule: Rule | None = None, *, dialect: str | Rule | None = None, **options: Any
+    ) -> None:
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule={rule!r}: expected a Rule; a dialect's name goes to dialect=")
         if rule is not None and dialect is not None:

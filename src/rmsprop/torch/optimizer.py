@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.dialects import Default
+from rmsprop.rule import Rule
 from rmsprop.torch.options import RMSPROP, Family, defaults
 from rmsprop.torch.stepping import Stepping
 from rmsprop.torch.watch import Watch
@@ -41,7 +42,8 @@ class RMSprop(Stepping):
         differentiable: let autograd follow the step from gradients, parameters and state; lr is a constant.
         fused: True wants the native kernel for all parameters, or raises; None takes it wherever it can; False does
             without.
-        dialect: whose rule and defaults to use (`rmsprop.DIALECTS`); an argument that is given wins over it.
+        dialect: whose rule and defaults to use (`rmsprop.DIALECTS`), or a rule itself (`**rmsprop.recipes.dqn` gives
+            one); an argument that is given wins over it.
         nesterov, momentum_form, bias_correction, epsilon_mode, initial_square, variance_floor, clip, clip_weights,
         nonfinite: as in `rmsprop.Rule`; None is the dialect's.
         state_dtype: torch.float32, float64 or bfloat16; None is float32, or the parameter's where that is wider.
@@ -87,7 +89,7 @@ class RMSprop(Stepping):
         differentiable: bool = False,
         *,
         fused: bool | None = None,
-        dialect: str = "torch",
+        dialect: str | Rule = "torch",
         nesterov: bool | None = None,
         momentum_form: str | None = None,
         bias_correction: bool | None = None,

@@ -59,8 +59,8 @@ class Family(NamedTuple):
     neutral: dict[str, Any]
 
 
-def defaults(dialect: str) -> dict[str, Any]:
-    """A dialect's options under torch's names."""
+def defaults(dialect: str | Rule) -> dict[str, Any]:
+    """The options of a dialect, by name, or of a rule, under torch's names."""
     rule = dialect_rule(dialect)
     values = (*(getattr(rule, name) for name in _FIELDS), rule.decay_mode == "decoupled")
     return dict(zip(RULE_KEYS, values, strict=True))

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
-from rmsprop.dialects import Default, dialect
+from rmsprop.dialects import DIALECTS, Default, dialect
 from rmsprop.rule import Rule
 
 INITS = ("kaiming", "zeros", "huge", "tiny")
@@ -40,6 +40,7 @@ class Settings:
             raise ValueError(f"hidden={self.hidden!r}: expected at most {DEEPEST} widths, such as (256, 128)")
         for width in self.hidden:
             _whole("hidden", width, 1, WIDEST)
+        _one_of("dialect", self.dialect, tuple(DIALECTS))
         _one_of("init", self.init, INITS)
         if self.task is not None:
             _one_of("task", self.task, TASKS)
