@@ -119,7 +119,8 @@ def _told(family: str, values: tuple[Any, ...]) -> Told:
 @lru_cache(maxsize=256)
 def _rule(text: str, lr: float) -> Rule | RpropRule:
     family, options = FAMILIES[json.loads(text)[0]], _options(text)
-    return family.known(family.values({**ENGINE, **options, "lr": lr})).rule
+    rule: Rule | RpropRule = family.known(family.values({**ENGINE, **options, "lr": lr})).rule
+    return rule
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,11 +32,14 @@ VALUES = itemgetter(*RULE_KEYS, *ENGINE)
 _STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16)
 
 
-class Known(NamedTuple):
+AnyRule = TypeVar("AnyRule", Rule, RpropRule)
+
+
+class Known(NamedTuple, Generic[AnyRule]):
     """A group's rule, and the option values it was made from."""
 
     values: tuple[Any, ...]
-    rule: Rule | RpropRule
+    rule: AnyRule
     scalars: cpu.Scalars
     flags: int
 
@@ -55,7 +58,7 @@ class Family(NamedTuple):
     name: str
     keys: tuple[str, ...]
     values: Callable[[dict[str, Any]], tuple[Any, ...]]
-    known: Callable[[tuple[Any, ...]], Known]
+    known: Callable[[tuple[Any, ...]], Known[Any]]
     neutral: dict[str, Any]
 
 
@@ -66,7 +69,7 @@ def defaults(dialect: str | Rule) -> dict[str, Any]:
     return dict(zip(RULE_KEYS, values, strict=True))
 
 
-def known(values: tuple[Any, ...]) -> Known:
+def known(values: tuple[Any, ...]) -> Known[Rule]:
     """What `VALUES` of a group amount to.
 
     Raises:

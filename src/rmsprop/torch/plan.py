@@ -99,7 +99,7 @@ class Plan:
             return states
         return list(map(self._state.get, params))
 
-    def _fresh(self, p: Tensor, mine: Known, state: State, group: dict[str, Any]) -> State:
+    def _fresh(self, p: Tensor, mine: Known[Any], state: State, group: dict[str, Any]) -> State:
         entry = fresh(p, mine.rule, state, group)
         if entry is not state:
             self.created[p] = entry

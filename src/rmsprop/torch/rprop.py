@@ -17,7 +17,7 @@ from rmsprop.torch.plan import Plan
 from rmsprop.torch.stepping import Stepping
 
 
-def _known(values: tuple[Any, ...]) -> Known:
+def _known(values: tuple[Any, ...]) -> Known[RpropRule]:
     """What the values of a group amount to, as `options.known`."""
     options = dict(zip((*OPTIONS, *ENGINE), values, strict=True))
     check_engine(options)

@@ -23,7 +23,7 @@ class Stateful(Optimizer):
 
     def _begin(self) -> None:
         """What a copy must have anew."""
-        self._known: dict[int, Known] = {}
+        self._known: dict[int, Known[Any]] = {}
         self._turn = Lock()
         self._watch: Watch | None = None
         self._number = str(id(self))  # as text, for dynamo makes variables of numbers

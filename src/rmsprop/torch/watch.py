@@ -8,7 +8,6 @@ import torch
 
 from rmsprop.kernels import lists
 from rmsprop.kernels.cpu import Group, Sums
-from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.shards import local
@@ -67,7 +66,7 @@ def _statistics(row: Sums) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _step_sizes(rule: Rule | RpropRule, group: Group, k: int) -> dict[str, float]:
+def _step_sizes(rule: Rule, group: Group, k: int) -> dict[str, float]:
     """Quantiles of lr / d over at most 16,384 evenly spaced entries."""
     state: State = group.states[k]
     flat = {key: real(local(x)).flatten() for key, x in state.items() if is_slot(key, x)}
