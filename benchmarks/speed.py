@@ -6,7 +6,7 @@
 
 Contenders take turns of a few steps, so that a drift of the machine's speed meets all of them alike; each figure is a
 median. The last table has the step as training meets it, between a forward and a backward pass.
-Ratios are against the faster of torch.optim.RMSprop's loop and foreach. Quote them from a quiet machine only.
+Ratios are against the faster of torch's loop and foreach. Quote them from a quiet machine only.
 """
 
 import argparse
@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Shapes, float]] = {  # shapes, and the ratio to reach
     "6 tensors, 8,970 numbers": ([(64, 64), (64,), (64, 64), (64,), (10, 64), (10,)], 5.0),
     "1,000 tensors of 64": ([(64,)] * 1000, 12.0),
 }
+RPROP_TARGETS = {"2 x 4096²": 4.0, "6 tensors, 8,970 numbers": 10.0}
 OPTIONS = {
     "plain": ({}, {}),
     "momentum, centered, decay, clip": (
@@ -102,6 +103,22 @@ def bare_steps(rounds: int, with_compile: bool, long_compile: bool) -> None:
             names = ("loop", "foreach", "compiled", "rmsprop")
             shown = [f"{took[name] * 1e6:,.0f} µs" if name in took else "" for name in names]
             print(f"| {case} | {options} | {' | '.join(shown)} | {ratio:.2f} | {target} |")
+
+
+def rprop_steps(rounds: int) -> None:
+    print("\n## Rprop: the step alone\n")
+    print("| tensors | torch loop | torch foreach | rmsprop | ratio | target |\n|---|---|---|---|---|---|")
+    for case, (shapes, _) in CASES.items():
+        steps: dict[str, Callable[[], object]] = {
+            "loop": torch.optim.Rprop(parameters(shapes), foreach=False).step,
+            "foreach": torch.optim.Rprop(parameters(shapes), foreach=True).step,
+            "rmsprop": rmsprop.torch.Rprop(parameters(shapes)).step,
+        }
+        elements = sum(p.numel() for p in parameters(shapes))
+        took = interleaved(steps, rounds, turn=3 if elements > 1e6 else 20)
+        ratio = min(took["loop"], took["foreach"]) / took["rmsprop"]
+        shown = " | ".join(f"{seconds * 1e6:,.0f} µs" for seconds in took.values())
+        print(f"| {case} | {shown} | {ratio:.2f} | {RPROP_TARGETS.get(case, '')} |")
 
 
 def bandwidth(rounds: int) -> None:
@@ -218,13 +235,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--rprop", action="store_true", help="the table of Rprop alone")
     parser.add_argument("--long-compile", action="store_true", help="compile the step for 1,000 tensors too: minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
+    if arguments.rprop:
+        rprop_steps(arguments.rounds)
+        return
     if Path("/proc/self/clear_refs").exists():
         memory()  # first: later on the process has memory to spare
     bare_steps(arguments.rounds, not arguments.no_compile, arguments.long_compile)
+    rprop_steps(arguments.rounds)
     bandwidth(arguments.rounds)
     variants(arguments.rounds)
     training_loop(arguments.rounds)

@@ -13,7 +13,7 @@ SOURCE = Path(rmsprop.rule.__file__).parent
 MODULES = sorted(str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py"))
 #: Layers from the bottom: a module may import from its own line (its package) and from the lines above it.
 LAYERS = [
-    ["rule"],
+    ["rule", "rprop"],
     ["dialects", "missed"],
     ["recipes", "scaling"],
     ["kernels"],
@@ -72,5 +72,5 @@ print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(s
 
 def test_public_names():
     functions = ["dialect", "explain", "fit", "minimize", "recipes", "scaled_for_batch"]
-    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rule", *functions]
+    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rprop", "Rule", *functions]
     assert all(getattr(rmsprop, name) for name in rmsprop.__all__)

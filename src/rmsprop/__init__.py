@@ -5,7 +5,7 @@ from rmsprop.dialects import DIALECTS, dialect
 from rmsprop.explain import explain
 from rmsprop.fit import Model, fit
 from rmsprop.minimize import minimize
-from rmsprop.numpy import RMSprop
+from rmsprop.numpy import RMSprop, Rprop
 from rmsprop.rule import Rule
 from rmsprop.scaling import scaled_for_batch
 
@@ -14,6 +14,7 @@ __all__ = [
     "DIALECTS",
     "Model",
     "RMSprop",
+    "Rprop",
     "Rule",
     "dialect",
     "explain",

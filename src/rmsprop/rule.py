@@ -121,6 +121,10 @@ class Rule:
         names = {"v": "variance" if self.centered else "square_avg", "m": "grad_avg", "b": "momentum_buffer"}
         return {s: names[s] for s in ("v", *"m" * self.centered, *"b" * (self.momentum > 0))}
 
+    def starts(self) -> dict[str, float]:
+        """What the state arrays begin with, by letter."""
+        return {"v": self.initial_square, "m": 0.0, "b": 0.0}
+
     def flags(self) -> dict[str, bool]:
         """The choices `update` is specialised for: which arrays exist, and what need not be computed."""
         momentum, decay = self.momentum > 0, self.weight_decay > 0
@@ -173,25 +177,25 @@ OPTIONS = tuple(field.name for field in fields(Rule))
 def _checked(name: str, value: object) -> object:
     """The value as float, bool or str, or a ValueError that names argument, value and range."""
     if name in _CHOICES:
-        return _expect(name, value, isinstance(value, str) and value in _CHOICES[name], f"one of {_CHOICES[name]}")
+        return expect(name, value, isinstance(value, str) and value in _CHOICES[name], f"one of {_CHOICES[name]}")
     is_bool = type(value).__name__ in ("bool", "bool_")
     if name in _FLAGS:
-        _expect(name, value, is_bool, "True or False")
+        expect(name, value, is_bool, "True or False")
         return bool(value)
     if value is None and name in _POSITIVE_OR_NONE:
         return None
-    number = _number(value)
+    number = as_float(value)
     if name in _BELOW_ONE:
         fits, allowed = 0 <= number < 1, "a number in [0, 1)"
     elif name in _POSITIVE_OR_NONE:
         fits, allowed = number > 0 and isfinite(number), "a finite number above 0, or None"
     else:
         fits, allowed = number >= 0 and isfinite(number), "a finite number of at least 0"
-    _expect(name, value, fits, allowed)
+    expect(name, value, fits, allowed)
     return number
 
 
-def _number(value: object) -> float:
+def as_float(value: object) -> float:
     """The value as a float; NaN where it is not a single real number, so that every range refuses it."""
     kind = getattr(getattr(value, "dtype", None), "kind", "f")  # of a NumPy scalar or array: no booleans, no text
     single = hasattr(value, "__float__") and not getattr(value, "ndim", 0) and kind in "fiu"
@@ -203,7 +207,8 @@ def _number(value: object) -> float:
         return float("inf")
 
 
-def _expect(name: str, value: object, fits: bool, allowed: str) -> object:
+def expect(name: str, value: object, fits: bool, allowed: str) -> object:
+    """The value, or an `OptionError`."""
     if not fits:
         raise OptionError(name, value, allowed)
     return value

@@ -1,4 +1,4 @@
-"""PyTorch's own tests of its optimizers, `TestOptimRenewed`, run on `rmsprop.torch.RMSprop`.
+"""PyTorch's own tests of its optimizers, `TestOptimRenewed`, run on `rmsprop.torch.RMSprop` and `Rprop`.
 
 They are neither in torch's wheel nor ours to copy: PYTORCH_TEST_OPTIM names `test/test_optim.py` in a checkout of
 PyTorch. intel/torch-xpu-ops runs them out of tree in the same way.
@@ -14,7 +14,7 @@ import pytest
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.testing._internal import common_optimizers as common
 
-from rmsprop.torch import RMSprop
+from rmsprop.torch import RMSprop, Rprop
 
 if not (FILE := os.environ.get("PYTORCH_TEST_OPTIM")):
     pytest.skip("PYTORCH_TEST_OPTIM names no test/test_optim.py of a PyTorch checkout", allow_module_level=True)
@@ -26,6 +26,20 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*attach\(\) its embedding:UserWarning"),
 ]
 
+PATCHES = common.DecorateInfo(
+    unittest.skip("patches a function inside torch.optim"), "TestOptimRenewed", "test_defaults_changed_to_foreach"
+)
+RPROP = common.OptimizerInfo(
+    Rprop,
+    optim_inputs_func=common.optim_inputs_func_rprop,
+    optim_error_inputs_func=common.optim_error_inputs_func_rprop,
+    supported_impls=("foreach", "fused", "differentiable"),
+    not_og_supported_flags=("foreach", "fused", "differentiable", "maximize", "capturable"),
+    supports_fused_on=("cpu",),
+    has_capturable_arg=True,
+    supports_complex=True,
+    skips=[PATCHES],
+)
 RMSPROP = common.OptimizerInfo(
     RMSprop,
     optim_inputs_func=common.optim_inputs_func_rmsprop,
@@ -41,21 +55,15 @@ RMSPROP = common.OptimizerInfo(
         {"weight_decay": 0},
         [lambda o: StepLR(o, gamma=1 - 1e-5, step_size=500), lambda o: ReduceLROnPlateau(o, threshold=1e-4)],
     ),
-    skips=[
-        common.DecorateInfo(
-            unittest.skip("patches a function inside torch.optim"),
-            "TestOptimRenewed",
-            "test_defaults_changed_to_foreach",
-        )
-    ],
+    skips=[PATCHES],
 )
 
 
 def load(name):
-    """A module of the checkout, made while ours is the only optimizer that torch's tests know."""
+    """A module of the checkout, made while ours are the only optimizers that torch's tests know."""
     folder, known = str(Path(FILE).absolute().parent), common.optim_db[:]
     sys.path.insert(0, folder)
-    common.optim_db[:] = [RMSPROP]
+    common.optim_db[:] = [RMSPROP, RPROP]
     try:
         return importlib.import_module(name)
     finally:
@@ -78,6 +86,7 @@ def foreach_on_the_cpu(request, monkeypatch):
         monkeypatch.setattr(common, "_get_foreach_kernels_supported_devices", lambda: ["cpu", "cuda", "xpu"])
 
 
-def test_gradients_through_a_step(monkeypatch):
-    monkeypatch.setattr(load("optim.test_optim"), "RMSprop", RMSprop)
-    TESTS.TestDifferentiableOptimizer("test_rmsprop").debug()
+@pytest.mark.parametrize("ours", [RMSprop, Rprop])
+def test_gradients_through_a_step(monkeypatch, ours):
+    monkeypatch.setattr(load("optim.test_optim"), ours.__name__, ours)
+    TESTS.TestDifferentiableOptimizer(f"test_{ours.__name__.lower()}").debug()

@@ -4,6 +4,7 @@ from typing import Literal, overload
 from rmsprop.kernels.cpu import Group
 
 SCALARS: str
+RPROP_SCALARS: str
 
 @overload
 def step(groups: Sequence[Group], threads: int, watched: Literal[False] = False, /) -> int: ...

@@ -1,4 +1,4 @@
-// One RMSprop step for any number of tensors in one call. The contract is in kernels/__init__.py, the rule in rule.h.
+// One step for any number of tensors in one call. The contract is in kernels/__init__.py, the rules in rule.h and rprop.h.
 //
 // Compiled twice from this text: for the platform's baseline and, on x86, for x86-64-v3; cpu.py picks at load.
 // Threads are started for a step and joined before it returns: nothing survives that a fork could break or that would
@@ -16,6 +16,7 @@
 
 #include "formats.h"
 #include "rows.h"
+#include "rprop.h"
 #include "rule.h"
 #include "table.h"
 
@@ -28,17 +29,22 @@ constexpr int64_t REACH = 256;             // what it costs to reach a row of a 
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
+enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
 enum Operand { P, G, V, M, B, OPERANDS };
-const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step"};
-enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP, KEY_COUNT };
+const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "step"};
+enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP_SIZE, PREV, STEP, KEY_COUNT };
 
 struct Coefficients {
   Scalars<float> f32;
   Scalars<double> f64;
+  RpropScalars<float> rprop32;
+  RpropScalars<double> rprop64;
 };
 inline const Scalars<float>& of(const Coefficients& k, float) { return k.f32; }
 inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; }
+inline const RpropScalars<float>& rprop_of(const Coefficients& k, float) { return k.rprop32; }
+inline const RpropScalars<double>& rprop_of(const Coefficients& k, double) { return k.rprop64; }
 
 using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
 using Measure = void (*)(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums);
@@ -55,6 +61,19 @@ template <class S>
 int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
   if (!neutral(of(k, S()))) return step_loop<S, 0>(at, n, k);
   return update<S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+}
+
+template <class S, int FLAGS>
+int64_t rprop_loop(char* const* at, int64_t n, const Coefficients& k) {
+  rprop<S, bool(FLAGS & FORGET), bool(FLAGS & BACK), bool(FLAGS & OPTAX)>(at[P], at[G], at[V], at[M], n, rprop_of(k, S()));
+  return 0;
+}
+
+template <class S>
+Loop rprop_loop_for(int flags) {
+  return flags & OPTAX  ? rprop_loop<S, FORGET | OPTAX>
+         : flags & BACK ? rprop_loop<S, FORGET | BACK>
+                        : flags & FORGET ? rprop_loop<S, FORGET> : rprop_loop<S, 0>;
 }
 
 template <class S, int FLAGS>
@@ -103,6 +122,10 @@ struct Row {
 
   const Loops& loops() const { return view[P].dtype == F64 ? DOUBLE_LOOPS : FLOAT_LOOPS; }
   int kind() const { return flags & (KINDS - 1); }
+  Loop step_loop() const {
+    if (flags & RPROP) return view[P].dtype == F64 ? rprop_loop_for<double>(flags) : rprop_loop_for<float>(flags);
+    return loops().step[kind()];
+  }
 
   // Whether an operand is rounded at random: bfloat16 state always is.
   bool dithers(int o) const { return view[o].dtype == BF16 && (o == P ? flags & STOCHASTIC : o != G); }
@@ -118,7 +141,7 @@ struct Row {
 };
 
 inline bool has(const Row& row, int operand) {
-  return operand <= V || (operand == M && row.flags & CENTERED) || (operand == B && row.flags & MOMENTUM);
+  return operand <= V || (operand == M && row.flags & (CENTERED | RPROP)) || (operand == B && row.flags & MOMENTUM);
 }
 
 // ---------------------------------------------------------------------------------------------- running over elements
@@ -274,7 +297,7 @@ int64_t check_piece(const Row& row, int64_t begin, int64_t end) {
 }
 
 int64_t step_piece(const Row& row, int64_t begin, int64_t end) {
-  return visit_any(row, begin, end, row.loops().step[row.kind()], true);
+  return visit_any(row, begin, end, row.step_loop(), true);
 }
 
 // The same, and each block measured while it is in cache.
@@ -360,6 +383,7 @@ bool read_slot(Table& table, Row& row, PyObject* state, int key, View& view) {
 }
 
 int slot_key(const Row& row, int operand) {
+  if (row.flags & RPROP) return operand == V ? STEP_SIZE : PREV;
   return operand == M ? GRAD_AVG : operand == B ? MOMENTUM_BUFFER : row.flags & CENTERED ? VARIANCE : SQUARE_AVG;
 }
 
@@ -455,17 +479,21 @@ void count(const View& c, double t) {
     write(c.data, 0, t);
 }
 
-const Coefficients* unpack(Table& table, PyObject* packed) {
+const Coefficients* unpack(Table& table, PyObject* packed, bool rprop) {
   char* bytes = PyBytes_AsString(packed);
   if (!bytes) return nullptr;
-  if (PyBytes_Size(packed) != Py_ssize_t(sizeof(Scalars<double>))) {
-    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS");
+  Coefficients k{};
+  const size_t size = rprop ? sizeof k.rprop64 : sizeof k.f64;
+  if (PyBytes_Size(packed) != Py_ssize_t(size)) {
+    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS, or RPROP_SCALARS");
     return nullptr;
   }
-  Coefficients k;
-  std::memcpy(&k.f64, bytes, sizeof k.f64);
+  std::memcpy(rprop ? static_cast<void*>(&k.rprop64) : &k.f64, bytes, size);
 #define RMSPROP_ROUND(name) k.f32.name = float(k.f64.name);
   RMSPROP_SCALARS(RMSPROP_ROUND)
+#undef RMSPROP_ROUND
+#define RMSPROP_ROUND(name) k.rprop32.name = float(k.rprop64.name);
+  RMSPROP_RPROP_SCALARS(RMSPROP_ROUND)
 #undef RMSPROP_ROUND
   table.coefficients.push_back(k);
   return &table.coefficients.back();
@@ -513,14 +541,14 @@ bool read_rows(Table& table, PyObject* given, Row& row) {
 // The scalars of one group: the same for every step number, or asked for once for each that occurs.
 class GroupScalars {
  public:
-  GroupScalars(Table& table, PyObject* source) : table_(table), source_(source) {}
+  GroupScalars(Table& table, PyObject* source, int flags) : table_(table), source_(source), rprop_(flags & RPROP) {}
 
   const Coefficients* at(double t) {
     if (last_ && (fixed_ || t == last_t_)) return last_;
     fixed_ = PyBytes_Check(source_);
     PyObject* packed = fixed_ ? Py_NewRef(source_) : PyObject_CallFunction(source_, "L", static_cast<long long>(t));
     if (!packed) return nullptr;
-    last_ = unpack(table_, packed);
+    last_ = unpack(table_, packed, rprop_);
     last_t_ = t;
     Py_DECREF(packed);
     return last_;
@@ -531,7 +559,7 @@ class GroupScalars {
   PyObject* source_;
   const Coefficients* last_ = nullptr;
   double last_t_ = 0;
-  bool fixed_ = false;
+  bool fixed_ = false, rprop_;
 };
 
 bool add_group(Table& table, PyObject* group, int64_t number) {
@@ -542,7 +570,7 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
   if (!PyArg_ParseTuple(group, "OiO!O!O!O|KO", &source, &flags, &PyList_Type, &params, &PyList_Type, &grads, &PyList_Type,
                         &states, &names, &seed, &offsets))
     return false;
-  GroupScalars scalars(table, source);
+  GroupScalars scalars(table, source, flags);
   const Py_ssize_t size = PyList_Size(params);
   if (PyList_Size(grads) != size || PyList_Size(states) != size) {
     PyErr_SetString(PyExc_ValueError, "params, grads and states: expected lists of equal length");
@@ -647,6 +675,7 @@ int execute(PyObject* module) {
   for (int k = 0; k < KEY_COUNT; ++k)
     if (!(keys[k] = PyUnicode_InternFromString(KEYS[k]))) return -1;
 #define RMSPROP_NAME(name) #name " "
+  if (PyModule_AddStringConstant(module, "RPROP_SCALARS", RMSPROP_RPROP_SCALARS(RMSPROP_NAME))) return -1;
   return PyModule_AddStringConstant(module, "SCALARS", RMSPROP_SCALARS(RMSPROP_NAME));
 #undef RMSPROP_NAME
 }

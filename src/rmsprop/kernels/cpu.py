@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Sequence
-from struct import Struct
+from struct import pack, unpack
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rmsprop import rprop
 from rmsprop.kernels.rows import Gathered, Rows
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule, update, usable
 
 #: Scalars of a group as bytes, or a function of the step number that returns them.
@@ -47,10 +49,10 @@ class Sums(NamedTuple):
     entries: int
 
 
-_NAMES = tuple(Rule().scalars(1))
-_DOUBLES = Struct(f"{len(_NAMES)}d")
+_NAMES, _RPROP_NAMES = tuple(Rule().scalars(1)), tuple(RpropRule().scalars())
 _FLAGS = {"centered": 1, "momentum": 2, "skip": 4, "decay": 8}
-_ERROR, _STOCHASTIC = 16, 32
+_RPROP_FLAGS = {"forget": 128, "back": 256, "optax": 512}
+_ERROR, _STOCHASTIC, _RPROP = 16, 32, 64
 #: Elements NumPy handles at a time, so that its temporaries stay in cache (whole arrays are four times slower).
 _BLOCK = 1 << 14
 
@@ -86,7 +88,7 @@ def overlapping(strides: Sequence[int], shape: Sequence[int], itemsize: int) -> 
     return False
 
 
-def coefficients(rule: Rule, scale: float = 1.0, stochastic: bool = False) -> tuple[Scalars, int]:
+def coefficients(rule: Rule | RpropRule, scale: float = 1.0, stochastic: bool = False) -> tuple[Scalars, int]:
     """The first two entries of a `Group`.
 
     Args:
@@ -94,11 +96,15 @@ def coefficients(rule: Rule, scale: float = 1.0, stochastic: bool = False) -> tu
         scale: what the gradients have been multiplied by.
         stochastic: round bfloat16 parameters at random.
     """
-    flags = sum(_FLAGS[name] for name, on in rule.flags().items() if on) | _ERROR * (rule.nonfinite == "error")
+    bits = _FLAGS | _RPROP_FLAGS
+    flags = sum(bits[name] for name, on in rule.flags().items() if on) | _ERROR * (rule.nonfinite == "error")
 
     def packed(t: int) -> bytes:
-        return _DOUBLES.pack(*rule.scalars(t, grad_scale=scale).values())
+        values = rule.scalars(t, grad_scale=scale).values()
+        return pack(f"{len(values)}d", *values)
 
+    if isinstance(rule, RpropRule):
+        return packed(1), flags | _RPROP | _STOCHASTIC * stochastic
     return packed if rule.bias_correction else packed(1), flags | _STOCHASTIC * stochastic
 
 
@@ -124,7 +130,7 @@ def watched_step(groups: Sequence[Group], threads: int) -> list[Sums]:
 def _blocked(groups: Sequence[Group]) -> int:
     """The same step in NumPy, for arrays whose shapes and dtypes the front end has checked."""
     rows = [
-        (p, g, state, _scalars_at(scalars, float(state["step"]) + 1), flags, names[i] if names else i)
+        (p, g, state, _scalars_at(scalars, float(state["step"]) + 1, flags), flags, names[i] if names else i)
         for scalars, flags, params, grads, states, names, *_ in groups
         for i, (p, g, state) in enumerate(zip(params, grads, states, strict=True))
         if g is not None
@@ -139,7 +145,7 @@ def _blocked(groups: Sequence[Group]) -> int:
                 rows[i] = (p, g, state, scalars, flags, name)
             if g is not None and flags & _ERROR and not _usable(p, g, scalars, bool(flags & _FLAGS["decay"])):
                 raise FloatingPointError(f"{name}: its gradient, squared, is not finite")
-        skipped = sum(_update(*row[:-1]) for row in rows if row[1] is not None)
+        skipped = sum((_rprop_update if row[4] & _RPROP else _update)(*row[:-1]) for row in rows if row[1] is not None)
     for state in stepped:
         state["step"] += 1
     for table in gathered:
@@ -151,9 +157,9 @@ def _slots(scalars: dict[str, float], flags: int) -> dict[str, str]:
     return Rule(centered=bool(flags & _FLAGS["centered"]), momentum=scalars["mu"]).slots()
 
 
-def _scalars_at(scalars: Scalars, t: float) -> dict[str, float]:
+def _scalars_at(scalars: Scalars, t: float, flags: int) -> dict[str, float]:
     packed = scalars if isinstance(scalars, bytes) else scalars(int(t))
-    return dict(zip(_NAMES, _DOUBLES.unpack(packed), strict=True))
+    return dict(zip(_RPROP_NAMES if flags & _RPROP else _NAMES, unpack(f"{len(packed) // 8}d", packed), strict=True))
 
 
 def _blocks(arrays: list[np.ndarray], writable: int, dtype: np.dtype) -> np.nditer:
@@ -190,3 +196,12 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
                     now[letter][...] = value
             skipped += int(np.count_nonzero(~new[5])) if choices["skip"] else 0
     return skipped
+
+
+def _rprop_update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[str, float], flags: int) -> int:
+    choices = {name: bool(flags & bit) for name, bit in _RPROP_FLAGS.items()}
+    slots = [state[name] for name in RpropRule().slots().values()]
+    with _blocks([p, *slots, g], 3, np.promote_types(p.dtype, np.float32)) as blocks:
+        for x, s, q, y in blocks:
+            x[...], _, s[...], q[...] = rprop.update(x, y, s, q, **k, **choices, where=np.where)
+    return 0

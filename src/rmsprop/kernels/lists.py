@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rmsprop import rprop
 from rmsprop.kernels import rounding
 from rmsprop.kernels.cpu import Sums
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule, denominator, epsilon_dominates, mean_square, update, usable
 
 
@@ -43,6 +45,7 @@ _OPERATORS = {
     "__mul__": _operator(torch._foreach_mul),
     "__rmul__": _operator(torch._foreach_mul),
     "__truediv__": _operator(torch._foreach_div),
+    "__neg__": lambda a: _Each(list(torch._foreach_neg(a.of))),
     **{name: _comparison(name) for name in ("__lt__", "__le__", "__gt__", "__eq__", "__ne__", "__and__", "__or__")},
 }
 for _name, _function in _OPERATORS.items():
@@ -77,7 +80,7 @@ class Call(NamedTuple):
         differentiable: autograd follows the step.
     """
 
-    rule: Rule
+    rule: Rule | RpropRule
     t: Any
     lr: Any = None
     scale: Any = 1.0
@@ -117,10 +120,13 @@ def step(
     copy = call.differentiable  # what autograd keeps must not be written to
     state = {letter: wrap([s[name].to(dtype, copy=copy) for s in states]) for letter, name in slots.items()}
     p, g = (wrap([x.to(dtype, copy=copy) for x in tensors]) for tensors in (params, grads))
-    given: dict[str, Any] = {**call.scalars(), **rule.flags(), "tiny": finfo.tiny, "largest": finfo.max}
-    given["sqrt"] = _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt
-    given["where"] = _where if several else torch.where
-    new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
+    given: dict[str, Any] = {**call.scalars(), **rule.flags(), "where": _where if several else torch.where}
+    if isinstance(rule, RpropRule):
+        new = (*rprop.update(p, g, state["v"], state["m"], **given), None, True)
+    else:
+        given |= {"tiny": finfo.tiny, "largest": finfo.max}
+        given["sqrt"] = _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt
+        new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
     targets = {"p": params} | {letter: [s[name] for s in states] for letter, name in slots.items()}
     for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True):
         if letter in targets:
@@ -151,7 +157,7 @@ def is_usable(call: Call, p: Tensor, g: Tensor) -> bool:
 
 def _usable(call: Call, p: Tensor, g: Tensor) -> Tensor:
     k, dtype = call.scalars(), arithmetic(p)
-    decay = call.rule.weight_decay > 0
+    decay = call.rule.flags()["decay"]
     passing: Tensor = usable(p.to(dtype), g.to(dtype), k["sign"], k["coupled"], torch.finfo(dtype).max, decay)
     return passing
 

@@ -8,7 +8,7 @@ State, and rules from options, are made while tracing, by the functions marked `
 constants that the graph is guarded by, and are no part of it.
 """
 
-from ast import literal_eval
+import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rmsprop.kernels import cpu, lists
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
-from rmsprop.torch.options import ENGINE, RULE_KEYS, VALUES, known, not_fused, plain
+from rmsprop.torch.options import ENGINE, FAMILIES, not_fused, plain
 from rmsprop.torch.state import real
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 #: All optimizers by their number, which stands for them among constants.
 OPTIMIZERS: "WeakValueDictionary[str, Stateful]" = WeakValueDictionary()
 # Not lr, which is a tensor, nor what state has settled; and dynamo shows a graph capturable=True, true or not.
-_TOLD = (*RULE_KEYS[1:], *(name for name in ENGINE if name not in ("state_dtype", "capturable")))
+_ENGINE_TOLD = tuple(name for name in ENGINE if name not in ("state_dtype", "capturable"))
 
 
 class Told(NamedTuple):
     """What the options of a group amount to, and all of them as text."""
 
-    rule: Rule
+    rule: Rule | RpropRule
+    keys: tuple[str, ...]
     values: tuple[Any, ...]
     slots: tuple[str, ...]
     native: bool
@@ -47,12 +49,14 @@ def step(optimizer: "Stateful") -> None:
         raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
     if any(group["differentiable"] for group in optimizer.param_groups):
         raise RuntimeError("differentiable=True: autograd does not follow a step in a graph")
+    if any(group.get("variant") == "irprop+" for group in optimizer.param_groups):
+        raise RuntimeError("variant='irprop+': a step in a graph cannot wait for the loss; expected another one")
     _make_state(optimizer._number)
     operands: Any = ([], [], [], [])
     lrs, texts, counts, offsets, names, offset = [], [], [], [], [], 0
     for number, group in enumerate(optimizer.param_groups):
         told, lr = _tell(optimizer._number, number), group["lr"]
-        if any(group[name] != value for name, value in zip(_TOLD, told.values, strict=True)):
+        if any(group[name] != value for name, value in zip(told.keys, told.values, strict=True)):
             raise AssertionError  # never; to have compared them is what guards the graph by them
         rows = [p for p in group["params"] if p.grad is not None]
         states = [optimizer.state[p] for p in rows]
@@ -93,27 +97,36 @@ def _make_state(number: str) -> None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _tell(optimizer: str, number: int) -> Told:
-    group = OPTIMIZERS[optimizer].param_groups[number]
+    group, family = OPTIMIZERS[optimizer].param_groups[number], OPTIMIZERS[optimizer]._family.name
     names = group.get("param_names") or [f"parameter {k} of group {number}" for k in range(len(group["params"]))]
-    return _told(tuple([plain(group[x]) for x in _TOLD]))._replace(names=tuple([x.replace("\n", " ") for x in names]))
+    values = tuple([plain(group[x]) for x in _keys(family)])
+    return _told(family, values)._replace(names=tuple([x.replace("\n", " ") for x in names]))
+
+
+def _keys(family: str) -> tuple[str, ...]:
+    return (*FAMILIES[family].keys[1:], *_ENGINE_TOLD)
 
 
 @lru_cache(maxsize=256)
-def _told(values: tuple[Any, ...]) -> Told:
-    options = dict(zip(_TOLD, values, strict=True))
-    rule = _rule(repr(values), 0.0)
+def _told(family: str, values: tuple[Any, ...]) -> Told:
+    keys, text = _keys(family), json.dumps([family, *values])
+    options = dict(zip(keys, values, strict=True))
+    rule = _rule(text, 0.0)
     native = not (options["foreach"] or options["fused"] is False or options["differentiable"])
-    return Told(rule, values, tuple(rule.slots().values()), native, repr(values))
+    return Told(rule, keys, values, tuple(rule.slots().values()), native, text)
 
 
 @lru_cache(maxsize=256)
-def _rule(text: str, lr: float) -> Rule:
-    return known(VALUES({**ENGINE, **_options(text), "lr": lr})).rule
+def _rule(text: str, lr: float) -> Rule | RpropRule:
+    family, options = FAMILIES[json.loads(text)[0]], _options(text)
+    rule: Rule | RpropRule = family.known(family.values({**ENGINE, **options, "lr": lr})).rule
+    return rule
 
 
 @lru_cache(maxsize=256)
 def _options(text: str) -> dict[str, Any]:
-    return dict(zip(_TOLD, literal_eval(text), strict=True))
+    family, *values = json.loads(text)
+    return dict(zip(_keys(family), values, strict=True))
 
 
 @torch.library.custom_op("rmsprop::step_", mutates_args=("params", "state", "steps", "skipped"))
@@ -149,7 +162,9 @@ def _step(
         skipped += count
 
 
-def _traced(rule: Rule, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:
+def _traced(
+    rule: Rule | RpropRule, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any
+) -> None:
     """One group by `rule.update`, with scalars that are tensors; nothing may be copied to or from the device."""
     if rule.nonfinite != "propagate":
         raise RuntimeError(f"nonfinite={rule.nonfinite!r} in a graph needs the kernel; expected 'propagate'")

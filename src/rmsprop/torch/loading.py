@@ -5,15 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmsprop.torch.options import ENGINE, VALUES, defaults, known
+from rmsprop.torch.options import ENGINE, Family
 from rmsprop.torch.shards import local
 from rmsprop.torch.state import State, dtype, is_slot, real, settled
 
 Groups = list[dict[str, Any]]
 _WRAPPERS = ("module", "_orig_mod")
+_NEVER_NEGATIVE = ("square_avg", "variance", "step_size")
+_FINITE = (*_NEVER_NEGATIVE, "grad_avg", "momentum_buffer")
 
 
-def prepared(given: dict[str, Any], groups: Groups) -> dict[str, Any]:
+def prepared(given: dict[str, Any], groups: Groups, family: Family) -> dict[str, Any]:
     """The given `state_dict` with its groups as ours are, checked; the given one is not changed.
 
     Raises:
@@ -23,7 +25,7 @@ def prepared(given: dict[str, Any], groups: Groups) -> dict[str, Any]:
         {**{name: own[name] for name in ENGINE}, **group} for own, group in _by_name(given["param_groups"], groups)
     ]
     for group in saved:
-        known(VALUES({**defaults("torch"), **group}))
+        family.known(family.values({**family.neutral, **group}))
     if len(saved) == len(groups):
         for i, (group, own) in enumerate(zip(saved, groups, strict=True)):
             for k, (index, p) in enumerate(zip(group["params"], own["params"], strict=False)):
@@ -43,7 +45,7 @@ def restored(saved: dict[str, Any], groups: Groups, state: dict[Tensor, State]) 
             entry = saved["state"].get(index, {})
             exact = {k: v.to(p.device, kept, copy=True) for k, v in entry.items() if is_slot(k, v)}
             step = torch.as_tensor(state[p].get("step", 0)).to(torch.float32, copy=True)
-            result[p] = settled({**state[p], **exact, "step": step}, group["centered"])
+            result[p] = settled({**state[p], **exact, "step": step}, group.get("centered", False))
     return result
 
 
@@ -85,7 +87,7 @@ def _check(name: str, entry: State, p: Tensor) -> None:
     step = entry.get("step", 0)
     if not (isinstance(step, (int, float, Tensor)) and torch.as_tensor(step).numel() == 1 and 0 <= float(step) < 2**53):
         raise ValueError(f"{name}: step={step!r}: expected one number of at least 0")
-    for key in ("square_avg", "variance", "grad_avg", "momentum_buffer"):
+    for key in (*_FINITE, "prev"):
         if key not in entry:
             continue
         value = entry[key]
@@ -95,7 +97,7 @@ def _check(name: str, entry: State, p: Tensor) -> None:
         numbers = real(local(value.detach()))
         if numbers.is_meta:
             continue
-        if not numbers.isfinite().all():
+        if key in _FINITE and not numbers.isfinite().all():
             raise ValueError(f"{name}: {key} has numbers that are not finite")
-        if key in ("square_avg", "variance") and (numbers < 0).any():
+        if key in _NEVER_NEGATIVE and (numbers < 0).any():
             raise ValueError(f"{name}: {key} has negative numbers, the least {numbers.min().item()}")

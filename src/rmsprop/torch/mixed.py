@@ -10,6 +10,7 @@ from torch import Tensor
 from rmsprop.kernels import cpu, lists
 from rmsprop.kernels.cpu import Sums
 from rmsprop.kernels.rows import Rows
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch.options import check_fused, not_fused
 from rmsprop.torch.plan import Plan
@@ -85,7 +86,7 @@ def _native_step(groups: list[cpu.Group], places: list[int], watched: bool) -> t
     return sum(row.skipped for row in sums.values()), sums
 
 
-def _shared(row: Row, group: dict[str, Any], rule: Rule) -> tuple[Any, ...]:
+def _shared(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> tuple[Any, ...]:
     """What parameters that go through `lists.step` together have in common; the last two: step, and who goes alone."""
     alone = row.place if group["foreach"] is False or group["differentiable"] else None
     state = row.state[rule.slots()["v"]].dtype
@@ -113,7 +114,7 @@ def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
     return row.p.device.type == "cpu" and fits and row.g.dtype == row.p.dtype
 
 
-def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first: int) -> list[Row]:
+def _rows(work: cpu.Group, number: int, rule: Rule | RpropRule, group: dict[str, Any], first: int) -> list[Row]:
     """The parameters of a group that have a gradient, with it and their state, as real tensors that fit."""
     rows: list[Row] = []
     offsets: Sequence[int | None] = work.offsets or [None] * len(work.params)
@@ -136,7 +137,7 @@ def _rows(work: cpu.Group, number: int, rule: Rule, group: dict[str, Any], first
 
 
 def _row_of_rows(
-    name: str, g: Rows, p: Tensor, state: State, rule: Rule, group: dict[str, Any], begin: int | None, place: int
+    name: str, g: Rows, p: Tensor, state: State, rule: Any, group: dict[str, Any], begin: int | None, place: int
 ) -> Row:
     """A gradient of rows for the kernel, or the rows it touches as tensors of their own."""
     here, kept = local(p).detach(), {key: local(value) for key, value in state.items()}
@@ -159,7 +160,7 @@ def _kernel_takes(p: Tensor, g: Rows, state: State, group: dict[str, Any]) -> bo
     return contiguous and g.values.dtype == p.dtype and len({x.dtype for x in slots}) == 1
 
 
-def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule, group: dict[str, Any]) -> None:
+def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule | RpropRule, group: dict[str, Any]) -> None:
     if cpu.overlapping(p.stride(), p.shape, 1):
         raise ValueError(f"{name}: several elements of the parameter share memory")
     if not {"step", *rule.slots().values()} <= state.keys():

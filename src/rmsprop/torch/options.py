@@ -1,13 +1,15 @@
 """The options of a parameter group: their names, the rule they make, and what cannot be combined."""
 
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.kernels import cpu
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import OptionError, Rule
 
 #: How torch calls what the rule calls otherwise.
@@ -32,13 +34,34 @@ _SPARSE = ("exact", "lazy", "dense")
 _STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16)
 
 
-class Known(NamedTuple):
+AnyRule = TypeVar("AnyRule", Rule, RpropRule)
+
+
+class Known(NamedTuple, Generic[AnyRule]):
     """A group's rule, and the option values it was made from."""
 
     values: tuple[Any, ...]
-    rule: Rule
+    rule: AnyRule
     scalars: cpu.Scalars
     flags: int
+
+
+class Family(NamedTuple):
+    """The options that the groups of one optimizer hold.
+
+    Attributes:
+        name: the optimizer's.
+        keys: those that make the rule, `lr` first.
+        values: of a group, as `known` takes them: those of `keys` and then those of `ENGINE`.
+        known: what they amount to; raises where they amount to nothing.
+        neutral: the values of options that a saved state does not have: torch's.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    values: Callable[[dict[str, Any]], tuple[Any, ...]]
+    known: Callable[[tuple[Any, ...]], Known[Any]]
+    neutral: dict[str, Any]
 
 
 def defaults(dialect: str | Rule) -> dict[str, Any]:
@@ -48,7 +71,7 @@ def defaults(dialect: str | Rule) -> dict[str, Any]:
     return dict(zip(RULE_KEYS, values, strict=True))
 
 
-def known(values: tuple[Any, ...]) -> Known:
+def known(values: tuple[Any, ...]) -> Known[Rule]:
     """What `VALUES` of a group amount to.
 
     Raises:
@@ -56,7 +79,7 @@ def known(values: tuple[Any, ...]) -> Known:
         RuntimeError: the combinations for which torch raises one.
     """
     options = dict(zip((*RULE_KEYS, *ENGINE), values, strict=True))
-    _check_engine(options)
+    check_engine(options)
     fields = dict(zip((*_FIELDS, "decoupled"), values, strict=False))
     rule = _rule(fields, fields.pop("decoupled"))
     if options["capturable"] and rule.nonfinite != "propagate":
@@ -65,12 +88,7 @@ def known(values: tuple[Any, ...]) -> Known:
 
 
 def _rule(fields: dict[str, Any], decoupled: Any) -> Rule:
-    if isinstance(lr := fields["lr"], Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, got {lr.numel()}")
-        if lr.requires_grad:
-            raise ValueError("Invalid learning rate: a tensor that requires grad: expected one that does not")
-        fields["lr"] = lr.item()
+    fields["lr"] = number(fields["lr"])
     if not isinstance(decoupled, bool):
         raise ValueError(f"Invalid decoupled_weight_decay value: {decoupled!r}: expected True or False")
     try:
@@ -78,11 +96,28 @@ def _rule(fields: dict[str, Any], decoupled: Any) -> Rule:
             raise OptionError(tensor, fields[tensor], "a number; only lr may be a tensor")
         return Rule(**fields, decay_mode="decoupled" if decoupled else "coupled")
     except OptionError as error:
-        name = _MESSAGE_NAMES.get(error.name, f"{error.name} value")
-        raise ValueError(f"Invalid {name}: {error.value!r}: expected {error.allowed}") from None
+        raise invalid(error) from None
 
 
-def _check_engine(options: dict[str, Any]) -> None:
+def number(lr: Any) -> Any:
+    """A learning rate that is a tensor as a number; anything else as it is."""
+    if not isinstance(lr, Tensor):
+        return lr
+    if lr.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element, got {lr.numel()}")
+    if lr.requires_grad:
+        raise ValueError("Invalid learning rate: a tensor that requires grad: expected one that does not")
+    return lr.item()
+
+
+def invalid(error: OptionError) -> ValueError:
+    """The error as torch words it."""
+    name = _MESSAGE_NAMES.get(error.name, f"{error.name} value")
+    return ValueError(f"Invalid {name}: {error.value!r}: expected {error.allowed}")
+
+
+def check_engine(options: dict[str, Any]) -> None:
+    """Raises unless the options of `ENGINE` are in their ranges and can be combined."""
     for name in ("capturable", "differentiable", "stochastic_rounding"):
         _expect(name, options[name], isinstance(options[name], bool), "True or False")
     for name in ("foreach", "fused"):
@@ -104,6 +139,12 @@ def _check_engine(options: dict[str, Any]) -> None:
 def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
     if not fits:
         raise ValueError(f"Invalid {name} value: {value!r}: expected {allowed}")
+
+
+#: What the groups of `RMSprop` hold.
+RMSPROP = Family("RMSprop", RULE_KEYS, VALUES, known, defaults("torch") | ENGINE)
+#: The families by their names in compiled graphs.
+FAMILIES = {RMSPROP.name: RMSPROP}
 
 
 def plain(value: Any) -> Any:

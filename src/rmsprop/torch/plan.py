@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Table
-from rmsprop.torch.options import VALUES, Known, known
+from rmsprop.torch.options import Known
 from rmsprop.torch.rows import bring_up
 from rmsprop.torch.shards import is_zero
 from rmsprop.torch.state import State, fresh
@@ -43,16 +43,17 @@ class Plan:
         tables: of these, those of which only some rows do, and the number of their group.
         for_lists: whether some group is not to be stepped by the kernel.
         scale: what the gradients have been multiplied by.
+        loss: what the closure has returned.
     """
 
-    def __init__(self, optimizer: "Stateful", scale: float = 1.0) -> None:
+    def __init__(self, optimizer: "Stateful", scale: float = 1.0, loss: Any = None) -> None:
         groups = optimizer.param_groups
         self.known = dict(optimizer._known)
         self.created: dict[Tensor, State] = {}
         self.stepped: list[Tensor] = []
         self.tables: dict[Tensor, tuple[Table, int]] = {}
         self.for_lists = False
-        self.scale = scale
+        self.scale, self.loss = scale, loss
         self._optimizer = optimizer
         self._state = optimizer.state
         self._keys, self._values, self._at = list(self._state), list(self._state.values()), 0
@@ -63,13 +64,13 @@ class Plan:
         params: list[Any] = group["params"]
         grads = list(map(_GRAD, params))
         states = self._states(params)
-        values = VALUES(group)
+        values = self._optimizer._values(group, self.loss)
         if isinstance(values[0], Tensor):
             values = (float(values[0]), *values[1:])
         mine = self.known.get(i)
         is_new = mine is None or mine.values != values
         if mine is None or is_new:
-            mine = self.known[i] = known(values)
+            mine = self.known[i] = self._optimizer._family.known(values)
         if self._optimizer._tables:
             self._end_histories(params, mine)
         if is_new:
@@ -113,7 +114,7 @@ class Plan:
             return states
         return list(map(self._state.get, params))
 
-    def _fresh(self, p: Tensor, mine: Known, state: State, group: dict[str, Any]) -> State:
+    def _fresh(self, p: Tensor, mine: Known[Any], state: State, group: dict[str, Any]) -> State:
         entry = fresh(p, mine.rule, state, group)
         if entry is not state:
             self.created[p] = entry

@@ -45,7 +45,8 @@ def take(plan: "Plan", optimizer: "Stateful") -> None:
             if g is None:
                 continue
             table = optimizer._tables.get(p)
-            rows = None if group["sparse"] == "dense" or group["differentiable"] else _rows(_name(group, i, k), g, p)
+            waits = group.get("sparse", "dense") != "dense" and not group["differentiable"]
+            rows = None if not waits else _rows(_name(group, i, k), g, p)
             if rows is not None and group["sparse"] == "lazy":
                 work.grads[k] = Rows(*rows)
             elif rows is not None and _is_made_up_for(_name(group, i, k), rule, p, optimizer):

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch.shards import local
 
 State = dict[str, Any]
 
 
-def fresh(p: Tensor, rule: Rule, state: State, group: dict[str, Any]) -> State:
+def fresh(p: Tensor, rule: Rule | RpropRule, state: State, group: dict[str, Any]) -> State:
     """The state with every slot of the rule, in its form; what is not there yet starts as the rule says.
 
     Returns `state` itself where there is nothing to do, and otherwise a new dict.
@@ -27,8 +28,8 @@ def fresh(p: Tensor, rule: Rule, state: State, group: dict[str, Any]) -> State:
             entry[name] = entry[name].to(kept)
             continue
         entry[name] = torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
-        if letter == "v" and rule.initial_square:
-            real(local(entry[name])).fill_(rule.initial_square)
+        if start := rule.starts()[letter]:
+            real(local(entry[name])).fill_(start)
     return entry
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,22 +10,23 @@ from torch.optim import Optimizer
 
 from rmsprop.kernels.rows import Table
 from rmsprop.torch import graph, loading, rows
-from rmsprop.torch.options import ENGINE, VALUES, Known, defaults, known
+from rmsprop.torch.options import Family, Known
 from rmsprop.torch.shards import local
 from rmsprop.torch.state import fresh, square_avg
 from rmsprop.torch.watch import Watch
 
 
 class Stateful(Optimizer):
-    """What `RMSprop` is beside its step. Not to be used on its own."""
+    """What the optimizers are beside their step. Not to be used on its own."""
 
+    _family: ClassVar[Family]
     _skipped: Tensor
     _opt_called: bool
     _tables: dict[Tensor, Table]  # of the parameters that have rows which are not up to date
 
     def _begin(self) -> None:
         """What a copy must have anew."""
-        self._known: dict[int, Known] = {}
+        self._known: dict[int, Known[Any]] = {}
         self._turn = Lock()
         self._watch: Watch | None = None
         self.__dict__.setdefault("_tables", {})
@@ -44,15 +45,18 @@ class Stateful(Optimizer):
         if "_turn" not in self.__dict__:
             self._begin()
         self._known = {}
-        neutral = defaults("torch") | ENGINE
         for group in self.param_groups:
-            for name, value in neutral.items():
+            for name, value in self._family.neutral.items():
                 group.setdefault(name, value)
+
+    def _values(self, group: dict[str, Any], loss: Any) -> tuple[Any, ...]:
+        """The options of a group for the step at hand, for which the closure has returned this loss."""
+        return self._family.values(group)
 
     def init_state(self) -> None:
         """Makes the state of every parameter now, as a first step would find it; what is there stays."""
         for group in self.param_groups:
-            rule = known(VALUES(group)).rule
+            rule = self._family.known(self._family.values(group)).rule
             for p in group["params"]:
                 if (entry := fresh(p, rule, self.state[p], group)) is not self.state[p]:
                     self.state[p] = entry
@@ -140,7 +144,7 @@ class Stateful(Optimizer):
         return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a `state_dict` of this optimizer or of `torch.optim.RMSprop`; the state keeps its dtype.
+        """Takes over a `state_dict` of this optimizer or of torch's of its name; the state keeps its dtype.
 
         Where both sides have parameter names, state goes to the parameter of its name, whatever the order.
 
@@ -151,7 +155,7 @@ class Stateful(Optimizer):
         final: list[dict[str, Any]] = []
 
         def prepare(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-            final.append(loading.prepared(given, self.param_groups))
+            final.append(loading.prepared(given, self.param_groups, self._family))
             return final[0]
 
         hooks = [  # after the caller's hooks that change what is loaded, before those that look at the result
