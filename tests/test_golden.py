@@ -3,7 +3,6 @@
 import json
 from functools import cache
 from importlib.util import find_spec
-from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ ALL = {
 }
 REPLAYED = {name: of for name, of in ALL.items() if of[1]["dialect"] and "refused" not in of[1]}
 REFUSED = {name: of for name, of in ALL.items() if "refused" in of[1]}
-#: Rprop is another rule; these wait for it.
+#: Rprop is another rule.
 RPROP = {name: of for name, of in ALL.items() if of[1]["dialect"] is None}
 #: Dialects whose home cannot be had as a Python package, and why.
 NOT_RECORDED = {
@@ -61,9 +60,9 @@ def options(entry, **names):
 
 
 class Numpy:
-    def __init__(self, entry, params):
+    def __init__(self, entry, params, **engine):
         self.params = params
-        self.optimizer = rmsprop.RMSprop(params, dialect=entry["dialect"], **options(entry))
+        self.optimizer = rmsprop.RMSprop(params, dialect=entry["dialect"], **engine, **options(entry))
 
     def step(self, lr, grads):
         self.optimizer.lr = lr
@@ -79,9 +78,8 @@ class Torch:
         given = options(entry, beta="alpha", epsilon="eps")
         if "decay_mode" in given:
             given["decoupled_weight_decay"] = given.pop("decay_mode") == "decoupled"
-        self.optimizer = rmsprop.torch.RMSprop(
-            self.params, dialect=entry["dialect"], **(engine or {"fused": True}), **given
-        )
+        given |= {"fused": True} | engine
+        self.optimizer = rmsprop.torch.RMSprop(self.params, dialect=entry["dialect"], **given)
 
     def step(self, lr, grads):
         self.optimizer.param_groups[0]["lr"] = lr
@@ -94,27 +92,24 @@ class Torch:
 
 
 class Foreach(Torch):
-    def __init__(self, entry, params):
-        super().__init__(entry, params, foreach=True)
+    def __init__(self, entry, params, **engine):
+        super().__init__(entry, params, fused=None, foreach=True, **engine)
 
 
 class Jax:
     """Plays back what `together` has run."""
 
-    FIELDS = MappingProxyType(
-        {"square_avg": "nu", "variance": "variance", "grad_avg": "mu", "momentum_buffer": "trace"}
-    )
-
     def __init__(self, entry, params):
         runs = together(entry["library"], entry["dtype"], entry["problem"].startswith("table"))
-        self.steps, self.final = runs[entry["name"]]
-        self.steps = iter(self.steps)
+        track, self.final = runs[entry["name"]]
+        self.steps = iter(track)
 
     def step(self, lr, grads):
         self.params = next(self.steps)
 
     def state(self, name):
-        return getattr(self.final, self.FIELDS[name])
+        fields = {"square_avg": "nu", "variance": "variance", "grad_avg": "mu", "momentum_buffer": "trace"}
+        return getattr(self.final, fields[name])
 
 
 @cache
@@ -241,16 +236,22 @@ def check_state(library, entry, optimizer):
         np.testing.assert_allclose(ours["b"], theirs["b"], rtol=0, atol=tolerance * np.abs(theirs["b"]).max())
 
 
-@pytest.mark.parametrize("engine", [Torch, Foreach])
-@pytest.mark.parametrize("recording", [name for name, (_, e) in REPLAYED.items() if e["problem"] == "table, dense"])
-def test_sparse_gradients_of_torch_give_what_tensorflows_optimizer_gave(recording, engine):
+@pytest.mark.parametrize("make", [Numpy, Torch, Foreach])
+@pytest.mark.parametrize("recording", [name for name, (_, e) in REPLAYED.items() if e["problem"].startswith("table")])
+def test_gradients_of_rows(recording, make):
+    """As the library was given them: where it lets other rows wait with sparse="lazy", else with the exact default."""
     library, entry = REPLAYED[recording]
-    optimizer = engine(entry, [GIVEN["table"].astype(entry["dtype"])])
+    lazy = {"sparse": "lazy"} if entry["problem"] == "table" else {}
+    optimizer = make(entry, [GIVEN["table"].astype(entry["dtype"])], **lazy)
     for t, lr in enumerate(GIVEN["lr"].tolist()):
-        values = torch.from_numpy(GIVEN["row_gradients"][t].astype(entry["dtype"]))
-        optimizer.step(lr, [torch.sparse_coo_tensor(GIVEN["rows"][t][None], values, (6, 3), check_invariants=True)])
+        g = (GIVEN["rows"][t], GIVEN["row_gradients"][t].astype(entry["dtype"]))
+        if make is not Numpy:
+            g = torch.sparse_coo_tensor(g[0][None], torch.from_numpy(g[1]), (6, 3), check_invariants=True)
+        optimizer.step(lr, [g])
+    optimizer.optimizer.flush()
     last = ARRAYS[library][f"{entry['name']}/{entry['dtype']}/p"][-1]
     assert off(problem.flat(detached(optimizer.params)), last, True) <= TOLERANCE[entry["dtype"]]
+    check_state(library, entry, optimizer)
 
 
 @pytest.mark.parametrize("recording", REFUSED)
@@ -287,11 +288,39 @@ def test_the_manifest_names_what_the_file_holds(library):
     assert MANIFEST[library]["versions"]
 
 
-def test_rprop_waits_for_its_rule():
-    assert {library for library, _ in RPROP.values()} == {"torch", "optax"}
-    for library, entry in RPROP.values():
-        sizes = ARRAYS[library][f"{entry['name']}/{entry['dtype']}/step_size"]
-        assert (sizes > 0).all()
+def rprop_options(library, entry):
+    call = entry["call"]
+    if library == "torch":  # the schedule's first learning rate is the first step size
+        return {"lr": float(GIVEN["lr"][0])} | {k: tuple(v) if isinstance(v, list) else v for k, v in call.items()}
+    etas = (call.get("eta_minus", 0.5), call.get("eta_plus", 1.2))
+    return {"lr": 0.01, "dialect": "optax", "etas": etas, "step_sizes": (call.get("min_step_size", 1e-6), 50.0)}
+
+
+@pytest.mark.parametrize("engine", ["numpy", "fused", "foreach"])
+@pytest.mark.parametrize("recording", RPROP)
+def test_rprop_replays(recording, engine):
+    library, entry = RPROP[recording]
+    key = f"{entry['name']}/{entry['dtype']}"
+    params = [p.astype(entry["dtype"]) for p in problem.tensors(GIVEN["start"])]
+    if engine == "numpy":
+        optimizer = rmsprop.Rprop(params, **rprop_options(library, entry))
+    else:
+        params = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
+        optimizer = rmsprop.torch.Rprop(params, **{engine: True}, **rprop_options(library, entry))
+    recorded = dict(zip(problem.RECORDED, ARRAYS[library][f"{key}/p"], strict=True))
+    for t in range(problem.STEPS):
+        grads = gradients(entry["problem"], t, entry["dtype"])
+        if engine == "numpy":
+            optimizer.step(grads)
+        else:
+            for p, g in zip(params, grads, strict=True):
+                p.grad = torch.from_numpy(g)
+            optimizer.step()
+        if t + 1 in recorded:
+            assert off(problem.flat(detached(params)), recorded[t + 1], False) <= TOLERANCE[entry["dtype"]]
+    states = optimizer.state_dict()["state"].values()
+    sizes = problem.flat([np.asarray(state["step_size"]) for state in states])
+    np.testing.assert_allclose(sizes, ARRAYS[library][f"{key}/step_size"], rtol=STATE_TOLERANCE[entry["dtype"]])
 
 
 # Keras' own tests (keras/src/optimizers/rmsprop_test.py) say these.

@@ -45,7 +45,7 @@ def take(plan: "Plan", optimizer: "Stateful") -> None:
             if g is None:
                 continue
             table = optimizer._tables.get(p)
-            waits = group.get("sparse", "dense") != "dense" and not group["differentiable"]
+            waits = group["sparse"] != "dense" and not group["differentiable"]
             rows = None if not waits else _rows(_name(group, i, k), g, p)
             if rows is not None and group["sparse"] == "lazy":
                 work.grads[k] = Rows(*rows)

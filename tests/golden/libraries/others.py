@@ -156,8 +156,8 @@ def _mxnet(*, first: bool = False) -> list[Case]:
         case("momentum", "mxnet", {"momentum": 0.0}, momentum=0.5),
         case("clip weights", "mxnet", clip_weights=0.5),
         case("centered, defaults", "mxnet_centered", centered=True),
-        case("centered", "mxnet_centered", centered=True, epsilon=1e-4),
-        case("centered, momentum", "mxnet_centered", centered=True, rho=0.95, momentum=0.5, epsilon=1e-4, wd=0.1),
+        case("centered, decay", "mxnet_centered", centered=True, epsilon=1.0, wd=0.1),
+        case("centered, momentum", "mxnet_centered", centered=True, rho=0.95, momentum=0.5, epsilon=1e-4),
         *([] if first else [case("unfused", "mxnet", use_fused_step=False, epsilon=1e-3)]),
     ]
 
