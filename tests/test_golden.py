@@ -152,16 +152,13 @@ def together(library, dtype, table):
     return {e["name"]: ([ps[i] for ps in track], states[i]) for i, e in enumerate(of)}
 
 
-FRONT_ENDS = {"numpy": Numpy, "torch fused": Torch, "torch foreach": Foreach, "jax": Jax}
+NEEDS_KERNEL = pytest.mark.skipif(cpu.native is None, reason="no native kernel on this machine")
+NEEDS_JAX = pytest.mark.skipif(find_spec("jax") is None, reason="no JAX")
 
 
-@pytest.fixture(params=FRONT_ENDS)
+@pytest.fixture(params=[Numpy, pytest.param(Torch, marks=NEEDS_KERNEL), Foreach, pytest.param(Jax, marks=NEEDS_JAX)])
 def front_end(request):
-    if request.param == "jax" and find_spec("rmsprop.jax") is None:
-        pytest.skip("no JAX front end")
-    if request.param == "torch fused" and cpu.native is None:
-        pytest.skip("no native kernel on this machine")
-    return FRONT_ENDS[request.param]
+    return request.param
 
 
 def gradients(kind, t, dtype):
@@ -236,7 +233,7 @@ def check_state(library, entry, optimizer):
         np.testing.assert_allclose(ours["b"], theirs["b"], rtol=0, atol=tolerance * np.abs(theirs["b"]).max())
 
 
-@pytest.mark.parametrize("make", [Numpy, Torch, Foreach])
+@pytest.mark.parametrize("make", [Numpy, pytest.param(Torch, marks=NEEDS_KERNEL), Foreach])
 @pytest.mark.parametrize("recording", [name for name, (_, e) in REPLAYED.items() if e["problem"].startswith("table")])
 def test_gradients_of_rows(recording, make):
     """As the library was given them: where it lets other rows wait with sparse="lazy", else with the exact default."""
@@ -267,7 +264,7 @@ def test_flags_that_the_rule_does_not_have_are_refused_by_name(recording):
         rmsprop.RMSprop([p], dialect=name, **flag)
     with pytest.raises(TypeError, match=entry["refused"]):
         rmsprop.torch.RMSprop([torch.ones(3)], dialect=name, **flag)
-    if find_spec("rmsprop.jax") is not None:
+    if find_spec("jax") is not None:
         from rmsprop.jax import rmsprop as transformation
 
         with pytest.raises(TypeError, match=entry["refused"]):
@@ -296,7 +293,7 @@ def rprop_options(library, entry):
     return {"lr": 0.01, "dialect": "optax", "etas": etas, "step_sizes": (call.get("min_step_size", 1e-6), 50.0)}
 
 
-@pytest.mark.parametrize("engine", ["numpy", "fused", "foreach"])
+@pytest.mark.parametrize("engine", ["numpy", pytest.param("fused", marks=NEEDS_KERNEL), "foreach"])
 @pytest.mark.parametrize("recording", RPROP)
 def test_rprop_replays(recording, engine):
     library, entry = RPROP[recording]
@@ -326,18 +323,18 @@ def test_rprop_replays(recording, engine):
 # Keras' own tests (keras/src/optimizers/rmsprop_test.py) say these.
 
 
-@pytest.mark.parametrize("front_end", [Numpy, Torch], ids=["numpy", "torch"])
-def test_golden_vectors_of_keras(front_end):
+@pytest.mark.parametrize("make", [Numpy, pytest.param(Torch, marks=NEEDS_KERNEL)])
+def test_golden_vectors_of_keras(make):
     entry = {"dialect": "keras", "options": {}}
-    optimizer = front_end(entry, [np.array([1.0, 2.0, 3.0, 4.0])])
+    optimizer = make(entry, [np.array([1.0, 2.0, 3.0, 4.0])])
     optimizer.step(0.5, [np.array([1.0, 6.0, 7.0, 2.0])])
     expected = [-0.5811, 0.4189, 1.4189, 2.4189]
     np.testing.assert_allclose(problem.flat(detached(optimizer.params)), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("front_end", [Numpy, Torch], ids=["numpy", "torch"])
-def test_golden_vectors_of_keras_centered(front_end):
-    optimizer = front_end({"dialect": "keras", "options": {"centered": True}}, [np.ones(10)])
+@pytest.mark.parametrize("make", [Numpy, pytest.param(Torch, marks=NEEDS_KERNEL)])
+def test_golden_vectors_of_keras_centered(make):
+    optimizer = make({"dialect": "keras", "options": {"centered": True}}, [np.ones(10)])
     optimizer.step(0.001, [np.full(10, 0.01)])
     for expected in (0.9967, 0.9933, 0.9908, 0.9885, 0.9864):
         ours = problem.flat(detached(optimizer.params))

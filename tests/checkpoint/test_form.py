@@ -3,7 +3,7 @@ import pytest
 
 import rmsprop
 from rmsprop import RMSprop, Rule
-from rmsprop.checkpoint import LIBRARIES, Checkpoint, Group, arguments, from_torch, of, to_numpy
+from rmsprop.checkpoint import LIBRARIES, Checkpoint, Group, arguments, from_numpy, from_torch, of, to_numpy
 from rmsprop.checkpoint.libraries import rule_of
 from rmsprop.checkpoint.slots import square_avg, variance
 from tests.checkpoint.problem import LR, gradient, start
@@ -50,6 +50,13 @@ def test_faults_of_the_whole():
     state = checkpoint().state
     assert Checkpoint((Group(Rule(), ("w",)),), state).faults() == ["b: state without a rule"]
     assert Checkpoint((Group(Rule(), ("w", "b")), Group(Rule(), ("b",))), state).faults() == ["b: in several groups"]
+
+
+def test_other_state_dicts_are_refused():
+    with pytest.raises(ValueError, match=r"\['etas'.*\] are no options of Rule: expected an RMSprop's"):
+        from_numpy({"format": 1, "rule": {"lr": 0.1, "etas": (0.5, 1.2)}, "state": {}})
+    with pytest.raises(ValueError, match="expected format=1"):
+        from_numpy({"format": 2})
 
 
 def test_centered_forms_belong_to_each_other():

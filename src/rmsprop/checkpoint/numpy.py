@@ -8,7 +8,6 @@ from typing import Any
 from rmsprop.checkpoint import slots
 from rmsprop.checkpoint.form import Checkpoint, Group, array, match_names
 from rmsprop.checkpoint.torch import whole
-from rmsprop.dialects import known
 from rmsprop.rule import OPTIONS, Rule
 
 _FORMAT = 1
@@ -33,7 +32,9 @@ def from_numpy(state_dict: Mapping[str, Any], *, strict: bool = True) -> Checkpo
     """
     if state_dict.get("format") != _FORMAT:
         raise ValueError(f"state_dict: expected format={_FORMAT}, from RMSprop.state_dict()")
-    rule = Rule().replace(**known(dict(state_dict["rule"])))
+    if unknown := sorted(state_dict["rule"].keys() - set(OPTIONS)):
+        raise ValueError(f"state_dict['rule']: {unknown} are no options of Rule: expected an RMSprop's")
+    rule = Rule(**state_dict["rule"])
     state = {}
     for name, entry in state_dict["state"].items():
         arrays = {slot: array(entry[slot]) for slot in slots.SLOTS if slot in entry}
