@@ -151,6 +151,7 @@ def _check_param(name: str, p: Any) -> None:
 
 
 def gradient(name: str, g: Any, p: Array) -> Array:
+    """The gradient as an array of the dtype of its parameter, whose shape it must have."""
     if isinstance(g, np.ma.MaskedArray):
         raise ValueError(f"{name}: expected an array without a mask, got {type(g).__name__}")
     array: Array = np.asarray(g)

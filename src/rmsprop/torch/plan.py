@@ -94,7 +94,7 @@ class Plan:
         names, starts = group.get("param_names"), self._offsets[i] if self._offsets else None
         return cpu.Group(scalars, flags, params, grads, states, names, group["seed"], starts)
 
-    def _end_histories(self, params: list[Tensor], mine: Known) -> None:
+    def _end_histories(self, params: list[Tensor], mine: Known[Any]) -> None:
         """What was missed under another rule is made up for before there is another."""
         for p in params:
             table = self._optimizer._tables.get(p)

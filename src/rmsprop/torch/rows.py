@@ -20,6 +20,7 @@ from rmsprop.torch.shards import local, rows_here
 from rmsprop.torch.state import State, real
 
 if TYPE_CHECKING:
+    from rmsprop.torch.optimizer import RMSprop
     from rmsprop.torch.plan import Plan
     from rmsprop.torch.stateful import Stateful
 
@@ -45,7 +46,7 @@ def take(plan: "Plan", optimizer: "Stateful") -> None:
             if g is None:
                 continue
             table = optimizer._tables.get(p)
-            waits = group.get("sparse", "dense") != "dense" and not group["differentiable"]
+            waits = group["sparse"] != "dense" and not group["differentiable"]
             rows = None if not waits else _rows(_name(group, i, k), g, p)
             if rows is not None and group["sparse"] == "lazy":
                 work.grads[k] = Rows(*rows)
@@ -160,7 +161,7 @@ class Handle(NamedTuple):
 class CatchUp:
     """Before a module reads rows, they are brought up to date; a copy of the module does without."""
 
-    def __init__(self, optimizer: "Stateful | None" = None) -> None:
+    def __init__(self, optimizer: "RMSprop | None" = None) -> None:
         self._optimizer = weakref.ref(optimizer) if optimizer is not None else None
 
     def __reduce__(self) -> tuple[Any, ...]:

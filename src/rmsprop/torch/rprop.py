@@ -21,6 +21,8 @@ def _known(values: tuple[Any, ...]) -> Known[RpropRule]:
     """What the values of a group amount to, as `options.known`."""
     options = dict(zip((*OPTIONS, *ENGINE), values, strict=True))
     check_engine(options)
+    if options["sparse"] != "dense":
+        raise ValueError(f"Invalid sparse value: {options['sparse']!r}: expected 'dense', which is all that Rprop has")
     try:
         rule = RpropRule(**{name: number(options[name]) if name == "lr" else options[name] for name in OPTIONS})
     except OptionError as error:
@@ -31,7 +33,7 @@ def _known(values: tuple[Any, ...]) -> Known[RpropRule]:
     return Known(values, rule, *scalars)
 
 
-_NEUTRAL = {field.name: field.default for field in fields(RpropRule)} | ENGINE | {"last_loss": None}
+_NEUTRAL = {field.name: field.default for field in fields(RpropRule)} | ENGINE | {"sparse": "dense", "last_loss": None}
 RPROP = FAMILIES["Rprop"] = Family("Rprop", OPTIONS, itemgetter(*OPTIONS, *ENGINE), _known, _NEUTRAL)
 
 
@@ -106,7 +108,7 @@ class Rprop(Stepping):
         options |= {"dialect": dialect, "maximize": maximize}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
         options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
-        super().__init__(params, options | {"last_loss": None})
+        super().__init__(params, options | {"sparse": "dense", "last_loss": None})
 
     def _values(self, group: dict[str, Any], loss: Any) -> tuple[Any, ...]:
         if group["variant"] != "irprop+":
