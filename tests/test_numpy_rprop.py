@@ -162,6 +162,7 @@ def test_a_refused_step_changes_nothing():
     for grads, loss, match in (
         ([np.ones(3)], 2.0, r"grads: missing \['grads\[1\]'\]"),
         ([np.ones(3), np.ones(3)], 2.0, r"grads\[1\] has shape \(3,\)"),
+        ([np.ones(3), ([0], [1.0])], 2.0, r"grads\[1\]: a tuple is a gradient of rows, which Rprop does not take"),
         ([np.ones(3), np.ones(2)], None, "^loss=None: expected a number"),
         ([np.ones(3), np.ones(2)], float("nan"), "^loss=nan: expected a number"),
         ([np.ones(3), np.ones(2)], "low", "^loss='low': expected a number"),

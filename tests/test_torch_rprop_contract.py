@@ -126,6 +126,8 @@ def test_a_refused_group_is_not_taken():
         optimizer.add_param_group({"params": [parameter(dtype=torch.float16)], "stochastic_rounding": True})
     with pytest.raises(ValueError, match="Invalid eta values: 2, 3"):
         optimizer.add_param_group({"params": [parameter()], "etas": (2, 3)})
+    with pytest.raises(ValueError, match="Invalid sparse value: 'exact': expected 'dense'"):
+        optimizer.add_param_group({"params": [parameter()], "sparse": "exact"})
     assert len(optimizer.param_groups) == 1
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from rmsprop import Rule
 from rmsprop.kernels import cpu
+from rmsprop.kernels.rows import Rows
 from rmsprop.rprop import RpropRule, update
 from tests.cases import DTYPES, LENGTHS, gradients, parameter, special
 from tests.kernels import test_cpu
@@ -138,6 +139,10 @@ def test_what_does_not_fit_is_refused_untouched():
             cpu.step([group(rule, [first, second], [ones, ones], states)], 1)
         np.testing.assert_array_equal([first, second], 1.0)
         assert states[0]["step"] == 0
+    some_rows = Rows(np.zeros(1, np.int64), np.ones((1, 2), np.float32))
+    table = np.ones((2, 2), np.float32)
+    with pytest.raises(ValueError, match="Rprop takes no gradient of rows"):
+        cpu.step([group(rule, [table], [some_rows], [state_of(rule, table)])], 1)
     incomplete = {"step": np.zeros(()), "square_avg": np.zeros(4, np.float32)}
     with pytest.raises(ValueError, match="its state is incomplete"):
         cpu.step([group(rule, [ones.copy()], [ones], [incomplete])], 1)

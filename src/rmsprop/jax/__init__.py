@@ -1,6 +1,17 @@
-"""The JAX front end: `rmsprop`, a drop-in for `optax.rmsprop`, and `scale_by_rmsprop` for chains."""
+"""The JAX front end: `rmsprop` and `rprop`, drop-ins for optax's, and `scale_by_` either for chains."""
 
+from rmsprop.jax.resilient import RpropState, rprop, scale_by_rprop
 from rmsprop.jax.state import RMSpropState, load_state_dict, state_dict
 from rmsprop.jax.transform import Transformation, rmsprop, scale_by_rmsprop
 
-__all__ = ["RMSpropState", "Transformation", "load_state_dict", "rmsprop", "scale_by_rmsprop", "state_dict"]
+__all__ = [
+    "RMSpropState",
+    "RpropState",
+    "Transformation",
+    "load_state_dict",
+    "rmsprop",
+    "rprop",
+    "scale_by_rmsprop",
+    "scale_by_rprop",
+    "state_dict",
+]

@@ -604,6 +604,7 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     if (!(row.k = scalars.at(t))) return false;
     row.key = mix(mix(seed) + uint64_t(t));
     if (!row.rows) continue;
+    if (flags & RPROP) return refuse(row, "Rprop takes no gradient of rows");
     Rows& rows = *row.rows;
     rows.beta = row.k->f64.beta, rows.mu = row.k->f64.mu;
     if (!rows.has_gradient) row.key = mix(mix(~seed) + uint64_t(t));  // not the numbers of the step that follows

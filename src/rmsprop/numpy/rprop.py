@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from math import isnan
 from typing import Any, ClassVar
 
-from rmsprop.numpy.inplace import Arrays, InPlace
+from rmsprop.numpy.inplace import Array, Arrays, InPlace
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import as_float, expect
 
@@ -102,6 +102,11 @@ class Rprop(InPlace):
         loss = None if loss is None else _loss(loss)
         super().load_state_dict(state_dict)
         self._loss = loss
+
+    def _converted(self, name: str, g: Any, p: Array) -> Any:
+        if isinstance(g, tuple):
+            raise ValueError(f"{name}: a tuple is a gradient of rows, which Rprop does not take; expected an array")
+        return super()._converted(name, g, p)
 
     def _with(self, options: Mapping[str, Any]) -> RpropRule:
         return RpropRule(**options)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rmsprop.dialects import Default
 from rmsprop.rule import Rule
+from rmsprop.torch import rows
 from rmsprop.torch.options import RMSPROP, Family, defaults
 from rmsprop.torch.stepping import Stepping
 from rmsprop.torch.watch import Watch
@@ -123,6 +124,64 @@ class RMSprop(Stepping):
     def skipped(self) -> int:
         """How many gradient entries `nonfinite="skip"` has left alone so far."""
         return int(self._skipped)
+
+    def attach(self, module: torch.nn.Module) -> rows.Handle:
+        """From now on, rows of an embedding are brought up to date before it reads them, or its `state_dict` is made.
+
+        With momentum or weight decay rows move that no gradient touches; unless their embedding is attached, each step
+        with a sparse gradient passes over the whole table. Before the weight is read other than by the module, call
+        `flush`. A copy of the module or of the optimizer is to be attached anew.
+
+        Args:
+            module: a `torch.nn.Embedding` or `torch.nn.EmbeddingBag` (or what reads the rows of its `weight` that its
+                first argument lists) whose weight this optimizer has.
+
+        Returns:
+            A handle with `remove()`.
+
+        Raises:
+            ValueError: the optimizer does not have its weight.
+
+        Example:
+            >>> import torch, rmsprop.torch
+            >>> embedding = torch.nn.Embedding(1000, 8, sparse=True)
+            >>> optimizer = rmsprop.torch.RMSprop(embedding.parameters(), momentum=0.9)
+            >>> handle = optimizer.attach(embedding)
+            >>> embedding(torch.tensor([1, 5])).square().sum().backward()
+            >>> optimizer.step()
+            >>> optimizer.flush()  # before the whole table is read
+        """
+        self._attach(getattr(module, "weight", None))
+        return rows.CatchUp(self).attached_to(module)
+
+    def _attach(self, p: Any) -> None:
+        if not any(p is q for group in self.param_groups for q in group["params"]):
+            raise ValueError("expected a parameter of this optimizer, or a module whose weight is one")
+        self._attached.add(p)
+
+    @torch.no_grad()
+    def catch_up(self, param: Tensor, indices: Any = None) -> None:
+        """Brings rows up to date, as gradients of 0 at every step they have missed would have left them.
+
+        Args:
+            param: a parameter with sparse gradients.
+            indices: rows about to be read, of any shape, of which some may be the same; None for all rows.
+
+        Raises:
+            ValueError: not a parameter of this optimizer, or indices that are no integers.
+            IndexError: an index outside the table.
+        """
+        if param not in self._attached:
+            self._attach(param)
+        with self._turn:
+            if param not in self._tables:
+                return
+            if indices is not None:
+                indices = torch.as_tensor(indices, device=param.device).reshape(-1)
+                if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+                    raise ValueError(f"indices are {indices.dtype}: expected integers")
+                indices = indices.long().contiguous()
+            rows.bring_up(self, param, indices)
 
     def watch(self, log: Callable[[dict[str, float]], Any] | None = None, every: int = 1) -> None:
         """From now on, let every `every`-th step gather the statistics that `stats` returns, in its own pass.

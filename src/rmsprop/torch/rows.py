@@ -20,6 +20,7 @@ from rmsprop.torch.shards import local, rows_here
 from rmsprop.torch.state import State, real
 
 if TYPE_CHECKING:
+    from rmsprop.torch.optimizer import RMSprop
     from rmsprop.torch.plan import Plan
     from rmsprop.torch.stateful import Stateful
 
@@ -160,7 +161,7 @@ class Handle(NamedTuple):
 class CatchUp:
     """Before a module reads rows, they are brought up to date; a copy of the module does without."""
 
-    def __init__(self, optimizer: "Stateful | None" = None) -> None:
+    def __init__(self, optimizer: "RMSprop | None" = None) -> None:
         self._optimizer = weakref.ref(optimizer) if optimizer is not None else None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -21,6 +21,8 @@ def _known(values: tuple[Any, ...]) -> Known[RpropRule]:
     """What the values of a group amount to, as `options.known`."""
     options = dict(zip((*OPTIONS, *ENGINE), values, strict=True))
     check_engine(options)
+    if options["sparse"] != "dense":
+        raise ValueError(f"Invalid sparse value: {options['sparse']!r}: expected 'dense', which is all that Rprop has")
     try:
         rule = RpropRule(**{name: number(options[name]) if name == "lr" else options[name] for name in OPTIONS})
     except OptionError as error:

@@ -4,7 +4,6 @@ import itertools
 from threading import Lock
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -68,64 +67,6 @@ class Stateful(Optimizer):
             for value in self.state[p].values():
                 if isinstance(value, Tensor):
                     local(value).share_memory_()  # type: ignore[no-untyped-call]
-
-    def attach(self, module: torch.nn.Module) -> rows.Handle:
-        """From now on, rows of an embedding are brought up to date before it reads them, or its `state_dict` is made.
-
-        With momentum or weight decay rows move that no gradient touches; unless their embedding is attached, each step
-        with a sparse gradient passes over the whole table. Before the weight is read other than by the module, call
-        `flush`. A copy of the module or of the optimizer is to be attached anew.
-
-        Args:
-            module: a `torch.nn.Embedding` or `torch.nn.EmbeddingBag` (or what reads the rows of its `weight` that its
-                first argument lists) whose weight this optimizer has.
-
-        Returns:
-            A handle with `remove()`.
-
-        Raises:
-            ValueError: the optimizer does not have its weight.
-
-        Example:
-            >>> import torch, rmsprop.torch
-            >>> embedding = torch.nn.Embedding(1000, 8, sparse=True)
-            >>> optimizer = rmsprop.torch.RMSprop(embedding.parameters(), momentum=0.9)
-            >>> handle = optimizer.attach(embedding)
-            >>> embedding(torch.tensor([1, 5])).square().sum().backward()
-            >>> optimizer.step()
-            >>> optimizer.flush()  # before the whole table is read
-        """
-        self._attach(getattr(module, "weight", None))
-        return rows.CatchUp(self).attached_to(module)
-
-    def _attach(self, p: Any) -> None:
-        if not any(p is q for group in self.param_groups for q in group["params"]):
-            raise ValueError("expected a parameter of this optimizer, or a module whose weight is one")
-        self._attached.add(p)
-
-    @torch.no_grad()
-    def catch_up(self, param: Tensor, indices: Any = None) -> None:
-        """Brings rows up to date, as gradients of 0 at every step they have missed would have left them.
-
-        Args:
-            param: a parameter with sparse gradients.
-            indices: rows about to be read, of any shape, of which some may be the same; None for all rows.
-
-        Raises:
-            ValueError: not a parameter of this optimizer, or indices that are no integers.
-            IndexError: an index outside the table.
-        """
-        if param not in self._attached:
-            self._attach(param)
-        with self._turn:
-            if param not in self._tables:
-                return
-            if indices is not None:
-                indices = torch.as_tensor(indices, device=param.device).reshape(-1)
-                if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-                    raise ValueError(f"indices are {indices.dtype}: expected integers")
-                indices = indices.long().contiguous()
-            rows.bring_up(self, param, indices)
 
     def flush(self) -> None:
         """Brings all rows of all parameters up to date; belongs before whole tables are read."""
