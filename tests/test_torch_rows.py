@@ -234,9 +234,13 @@ def test_lazy_is_tensorflows_rule():
         assert_close(v, torch.tensor([1 - 0.9**3, 1 - 0.9**2, 0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("change", [{"alpha": 0.9}, {"momentum": 0.5}, {"momentum": 0.0}, {"centered": True}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"alpha": 0.9}, {"momentum": 0.5}, {"momentum": 0.0}, {"centered": True}, {"weight_decay": 0.1}, {"nesterov": True}],
+    ids=str,
+)
 def test_options_may_change(change):
-    modules, optimizers = pair(momentum=0.9)
+    modules, optimizers = pair(momentum=0.9, decoupled_weight_decay=True)
     train(modules, optimizers, 10)
     for optimizer in optimizers:
         optimizer.param_groups[0].update(change)
