@@ -311,8 +311,10 @@ def test_the_hook_can_be_removed_and_a_foreign_module_is_refused():
     optimizer.step()
     with pytest.raises(ValueError, match="expected integers"):
         optimizer.catch_up(module.weight, torch.tensor([0.5]))
-    with pytest.raises(IndexError, match="row index 4: expected 0 to 3"):
-        optimizer.catch_up(module.weight, [4])
+    for _ in range(2):
+        with pytest.raises(IndexError, match="row index 4: expected 0 to 3"):
+            optimizer.catch_up(module.weight, [4])
+        optimizer.flush()
 
 
 def test_a_models_state_dict_is_up_to_date():
