@@ -183,7 +183,13 @@ class rows:  # noqa: N801 named as optax names what makes a transformation
         age = (n - s).astype(dtype)
         faded = age * (log(rule.beta) if rule.beta else -jnp.inf)
         faded = jnp.where(age == 0, 0.0, faded)
-        factors = {"fade": jnp.exp(faded), "rest": -jnp.expm1(faded), "lost": 0.0, "moved": 0.0, "kept": 0.0}
+        factors: dict[str, Any] = {
+            "fade": jnp.exp(faded),
+            "rest": -jnp.expm1(faded),
+            "lost": 0.0,
+            "moved": 0.0,
+            "kept": 0.0,
+        }
         if self._moves:
             factors["lost"] = -jnp.expm1(state.decayed[n] - state.decayed[s])
             factors["moved"] = jnp.exp(state.decayed[n]) * state.pull[s]
