@@ -2,7 +2,8 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py --long-compile     # compiles torch's step for 1,000 tensors too, which takes minutes
-    python benchmarks/speed.py --no-compile --rounds 5
+    python benchmarks/speed.py --no-compile --no-large --rounds 5
+    python benchmarks/speed.py --only-sparse
 
 Contenders take turns of a few steps, so that a drift of the machine's speed meets all of them alike; each figure is a
 median. The last table has the step as training meets it, between a forward and a backward pass.
@@ -13,11 +14,12 @@ import argparse
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from statistics import median
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rmsprop.torch
 from rmsprop.kernels import cpu
@@ -230,18 +232,81 @@ def training_loop(rounds: int) -> None:
             print(f"| 4 x {width} wide, batch {batch} | {name} | {times_shown} | {ratio} |")
 
 
+def of_rows(height: int) -> list[Tensor]:
+    """Sparse gradients of a table 32 wide, each of 4,096 rows."""
+    shape = (4096, 32)
+    picked = [torch.randperm(height)[None, : shape[0]] for _ in range(64)]
+    size = (height, shape[1])
+    return [torch.sparse_coo_tensor(rows, torch.randn(shape), size, check_invariants=False) for rows in picked]
+
+
+def table_step(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], height: int, gradients: list[Tensor]
+) -> Callable[[], object]:
+    """A step of a table of that height by one of the gradients, in an order that is the same for all optimizers."""
+    p, order = nn.Parameter(torch.randn(height, 32)), Random(0)
+    optimizer = make([p])
+    must_catch_up = optimizer.defaults.get("sparse") == "exact" and optimizer.defaults["momentum"] > 0
+
+    def step() -> None:
+        p.grad = order.choice(gradients)
+        if must_catch_up:  # what `attach` has done before a forward pass
+            optimizer.catch_up(p, p.grad._indices()[0])
+        optimizer.step()
+
+    step()
+    for value in optimizer.state[p].values():
+        if isinstance(value, Tensor) and value.shape == p.shape:
+            value.add_(1e-3)  # memory that has only been asked for is not there yet
+    return step
+
+
+def sparse_steps(rounds: int, with_large: bool) -> None:
+    """Steps of large tables by sparse gradients, against dense steps and torch's optimizer for sparse ones."""
+    makers: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+        "torch.optim.RMSprop, dense": torch.optim.RMSprop,
+        "torch.optim.SparseAdam": torch.optim.SparseAdam,
+        "rmsprop, exact": rmsprop.torch.RMSprop,
+        "rmsprop, exact, momentum": lambda params: rmsprop.torch.RMSprop(params, momentum=0.9),
+        "rmsprop, lazy": lambda params: rmsprop.torch.RMSprop(params, sparse="lazy"),
+    }
+    took = {}
+    for height in (1_000_000, 10_000_000)[: 1 + with_large]:
+        gradients = of_rows(height)
+        steps = {}
+        for name, make in makers.items():
+            is_dense = "dense" in name
+            if height == 1_000_000 or not is_dense:
+                steps[name] = table_step(make, height, [gradients[0].to_dense()] if is_dense else gradients)
+        took[height] = interleaved(steps, rounds, turn=5)
+    small, large = took[1_000_000], took.get(10_000_000, {})
+    dense, adam = (small[name] for name in list(makers)[:2])
+    print("\n## 4,096 rows of a table, 32 wide\n")
+    print("| step | 1,000,000 rows | 10,000,000 rows | times as long | torch dense / it | SparseAdam / it |")
+    print("|---|---|---|---|---|---|")
+    for name, seconds in small.items():
+        tall = f"{large[name] * 1e6:,.0f} µs | {large[name] / seconds:.2f}" if name in large else " | "
+        print(f"| {name} | {seconds * 1e6:,.0f} µs | {tall} | {dense / seconds:.2f} | {adam / seconds:.2f} |")
+    print("\nTargets of exact: torch dense / it 100, SparseAdam / it 3, times as long at most 2.5.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--rprop", action="store_true", help="the table of Rprop alone")
+    parser.add_argument("--no-large", action="store_true", help="leave out tables that take 16 GB of memory together")
+    parser.add_argument("--only-sparse", action="store_true", help="sparse steps, and nothing else")
     parser.add_argument("--long-compile", action="store_true", help="compile the step for 1,000 tensors too: minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
     if arguments.rprop:
         rprop_steps(arguments.rounds)
+        return
+    if arguments.only_sparse:
+        sparse_steps(arguments.rounds, not arguments.no_large)
         return
     if Path("/proc/self/clear_refs").exists():
         memory()  # first: later on the process has memory to spare
@@ -250,6 +315,7 @@ def main() -> None:
     bandwidth(arguments.rounds)
     variants(arguments.rounds)
     training_loop(arguments.rounds)
+    sparse_steps(arguments.rounds, not arguments.no_large)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Missed:
         if self.retained is not None and (self.length >= _STEPS or self.retained[self.length] < _LEAST):
             return False
         same = all(getattr(self.rule, name) == getattr(rule, name) for name in ("beta", "momentum", "centered"))
-        return same and moves(self.rule) == moves(rule)
+        return same and (self.rule.weight_decay > 0) == (rule.weight_decay > 0)
 
     def add(self, scalars: dict[str, float]) -> None:
         """One step more, with these scalars."""

@@ -25,7 +25,7 @@ namespace {
 
 constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20; // work of a step that pays for starting threads
-constexpr int64_t REACH = 256;             // what it costs to reach a row of a table anywhere in memory, in elements
+constexpr int64_t REACH = 64;              // what it costs to reach a row of a table anywhere in memory, in elements
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };

@@ -173,15 +173,11 @@ class RMSprop(Stepping):
         """
         if param not in self._attached:
             self._attach(param)
+        if indices is not None:
+            indices = rows.checked(indices, param)
         with self._turn:
-            if param not in self._tables:
-                return
-            if indices is not None:
-                indices = torch.as_tensor(indices, device=param.device).reshape(-1)
-                if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-                    raise ValueError(f"indices are {indices.dtype}: expected integers")
-                indices = indices.long().contiguous()
-            rows.bring_up(self, param, indices)
+            if param in self._tables:
+                rows.bring_up(self, param, indices)
 
     def watch(self, log: Callable[[dict[str, float]], Any] | None = None, every: int = 1) -> None:
         """From now on, let every `every`-th step gather the statistics that `stats` returns, in its own pass.

@@ -140,6 +140,14 @@ def _here(name: str, indices: Tensor, p: Any) -> tuple[Any, Tensor]:
     return here, indices[here] - first
 
 
+def checked(indices: Any, p: Tensor) -> Tensor:
+    """The indices in one dimension, if they are those of rows."""
+    indices = torch.as_tensor(indices, device=p.device).reshape(-1)
+    if indices.numel() and (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool):
+        raise ValueError(f"indices are {indices.dtype}: expected integers")
+    return _inside("catch_up", indices.long().contiguous(), len(p))
+
+
 def _inside(name: str, indices: Tensor, height: int) -> Tensor:
     """The same indices, if they are those of rows."""
     if len(outside := indices[(indices < 0) | (indices >= height)]):
