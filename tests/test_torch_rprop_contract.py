@@ -11,11 +11,18 @@ import pytest
 import torch
 
 from rmsprop.kernels import cpu
-from rmsprop.torch import RMSprop, Rprop
+from rmsprop.torch import Rprop
 from tests.conftest import parameter
 from tests.test_torch_rprop import make, step, tensors, twins  # noqa: F401
 
 needs_native = pytest.mark.skipif(cpu.native is None, reason="no native kernel on this machine")
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 def test_signature_and_defaults_are_torchs():
@@ -194,7 +201,7 @@ def test_damaged_state_is_refused(key, value, words):
 def test_another_optimizers_state_is_not_taken_for_ours(make):  # noqa: F811
     """Step sizes are made anew, and the foreign state is carried along."""
     p = parameter()
-    foreign = RMSprop([p])
+    foreign = torch.optim.RMSprop([p])
     foreign.step()
     saved = foreign.state_dict()
     optimizer = make([p])
@@ -276,8 +283,7 @@ def test_schedulers_take_it(make):  # noqa: F811
 @needs_native
 @pytest.mark.parametrize("options", [{}, {"variant": "rprop+"}, {"step_sizes": (0, float("inf"))}], ids=str)
 @pytest.mark.parametrize("way", [{}, {"foreach": True}], ids=str)
-def test_compiled_steps(options, way):
-    torch._dynamo.reset()
+def test_compiled_steps(fresh_compiler, options, way):
     params, rows = tensors(0, torch.float32)
     peers = twins(params)
     ours, eager = Rprop(params, **options, **way), Rprop(peers, **options)
@@ -294,9 +300,8 @@ def test_compiled_steps(options, way):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fullgraph", [True, False])
-def test_a_graph_cannot_wait_for_the_loss(fullgraph):
+def test_a_graph_cannot_wait_for_the_loss(fresh_compiler, fullgraph):
     """Where a graph may break, it does, and the step is made outside."""
-    torch._dynamo.reset()
     optimizer = Rprop([parameter()], variant="irprop+")
     compiled = torch.compile(optimizer.step, backend="aot_eager", fullgraph=fullgraph)
     if fullgraph:
