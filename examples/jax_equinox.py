@@ -33,6 +33,7 @@ class Network(eqx.Module):
         ]
 
     def __call__(self, image: jax.Array) -> jax.Array:
+        """The scores of one image."""
         first, second, last = self.layers
         return last(jax.nn.relu(second(jax.nn.relu(first(image[None])))).ravel())
 

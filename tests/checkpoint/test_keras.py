@@ -45,6 +45,8 @@ def test_a_written_file_is_read_again(tmp_path):
     options = {"rho": 0.8, "epsilon": 1e-4, "momentum": 0.9, "weight_decay": 0.1, "centered": False}
     second = from_keras(tmp_path / "o.weights.h5", names=["kernel", "bias"], **options)
     assert second.rule == first.rule
+    with pytest.raises(ValueError, match=r"momentum, centered: 4 arrays .* or not these alone"):
+        from_keras(tmp_path / "o.weights.h5")  # could be four parameters, or two with momentum
     for name, entry in first.state.items():
         for slot, x in entry.items():
             np.testing.assert_array_equal(second.state[name][slot], x)

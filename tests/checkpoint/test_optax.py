@@ -156,8 +156,9 @@ def test_the_target_must_fit(tree, options, message):
 def test_partitions_are_refused():
     tree = {"a": jnp.ones(2), "b": jnp.ones(3)}
     tx = optax.partition({"x": optax.rmsprop(LR), "y": optax.rmsprop(LR)}, {"a": "x", "b": "y"})
-    with pytest.raises(ValueError, match="expected"):
-        from_optax(tx.init(tree), learning_rate=LR)
+    for several in (tx, optax.chain(optax.rmsprop(LR), optax.rmsprop(LR))):
+        with pytest.raises(ValueError, match=r"nu at .*: expected one rmsprop; convert each part of a partition alone"):
+            from_optax(several.init(tree), learning_rate=LR)
     with pytest.raises(ValueError, match=r"expected the state of optax.rmsprop"):
         from_optax(optax.sgd(LR, momentum=0.9).init(tree), learning_rate=LR)
 

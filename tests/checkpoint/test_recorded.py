@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from rmsprop.checkpoint import read
+from rmsprop.checkpoint import from_bitsandbytes, read
 from tests.checkpoint.problem import SHAPES, go_on
 
 FOLDER = Path(__file__).parent.parent / "fixtures"
@@ -60,6 +61,14 @@ def test_eight_bits_are_decoded_as_bitsandbytes_does():
     with np.load(FOLDER / "bitsandbytes_8bit.npz") as arrays:
         np.testing.assert_array_equal(checkpoint.state["0"]["square_avg"], arrays["decoded"])
     assert "lossy origin: square_avg of 0 was stored in 8 bits" in checkpoint.notes
+
+
+def test_bitsandbytes_momentum_is_left_out_and_named():
+    state = torch.load(FOLDER / "bitsandbytes.pt")["optimizer"]
+    state["param_groups"][0]["betas"] = (0.9, 0.5)
+    found = from_bitsandbytes(state)
+    assert found.rule.momentum == 0
+    assert found.notes == ("momentum=0.5 has no effect in bitsandbytes and is left out",)
 
 
 @pytest.mark.parametrize("file", ["keras.weights.h5", "keras_centered.weights.h5", "optax.state.npz", "tf1.slots.npz"])

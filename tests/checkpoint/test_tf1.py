@@ -53,6 +53,14 @@ def test_a_variable_that_lacks_a_slot():
         from_tf1(slots, **TF1)
 
 
+def test_one_count_for_all():
+    ours = RMSprop(start(), lr=0.1)
+    ours.step(start())
+    ours.step({"w": start()["w"], "b": None})
+    with pytest.warns(UserWarning, match=r"parameters are at steps 1 to 2: TensorFlow 1's .* counts 2 for all"):
+        assert to_tf1(of(ours))["global_step"] == 2
+
+
 def test_without_momentum_the_slot_is_there_and_0():
     ours = RMSprop(start(), lr=0.1)
     ours.step(start())

@@ -91,6 +91,15 @@ def test_damage_is_described(tmp_path, capsys):
     assert any("damaged: tensor w.variance does not match its checksum" in note for note in lines(out, "note "))
 
 
+def test_an_infinite_step_size_is_null_in_json(tmp_path, capsys):
+    optimizer = rmsprop.RMSprop({"w": np.ones(4)}, epsilon=0.0)
+    optimizer.step({"w": np.zeros(4)})
+    (tmp_path / "x.safetensors").write_bytes(native_bytes(of(optimizer)))
+    (row,) = json.loads(seen(capsys, tmp_path / "x.safetensors", "--json"))["parameters"]
+    assert (row["dead"], row["step_size"]) == (4, [None, None, None])
+    assert lines(seen(capsys, tmp_path / "x.safetensors"), "w ")[0].endswith("inf  inf")
+
+
 def test_a_diverged_torch_checkpoint(tmp_path, capsys):
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.RMSprop([p], momentum=0.9)

@@ -13,6 +13,8 @@ from rmsprop.checkpoint.libraries import fitted, library
 from rmsprop.checkpoint.slots import Array, Entry
 from rmsprop.rule import OPTIONS, Rule
 
+_ONE_COUNT = ("keras", "optax", "tf1")  # of steps, for all parameters
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -178,6 +180,11 @@ class Checkpoint:
                     f"{', '.join(fresh)}: no state yet; there it starts at {home:g}, not {rule.initial_square:g}"
                 )
             notes += [note for note in more if note not in notes]
+        steps = sorted({entry["step"] for entry in state.values()})
+        if len(steps) > 1 and to in _ONE_COUNT:
+            notes.append(
+                f"parameters are at steps {steps[0]} to {steps[-1]}: {library(to).title} counts {steps[-1]} for all"
+            )
         return replace(self, groups=tuple(groups), state=state, notes=tuple(notes))
 
     def written(self, to: str) -> "Checkpoint":
@@ -205,7 +212,8 @@ def match_names(wanted: Iterable[str], here: Iterable[str]) -> None:
         ValueError: names that are missing and names that are too many.
     """
     wanted, here = list(wanted), list(here)
-    missing, unknown = [n for n in wanted if n not in here], [n for n in here if n not in wanted]
+    known, asked = set(here), set(wanted)
+    missing, unknown = [n for n in wanted if n not in known], [n for n in here if n not in asked]
     if missing or unknown or len(wanted) != len(here):
         hint = ""
         if here == [str(i) for i in range(len(here))] and unknown:

@@ -18,7 +18,9 @@ from rmsprop.checkpoint.slots import Array, Entry
 from rmsprop.checkpoint.torch import whole
 
 _FIELDS = {"nu": "square_avg", "mu": "grad_avg", "trace": "momentum_buffer"}
-_LEAF = re.compile(r"(?P<place>(?:\[\d+\]|\.inner_state|\.inner_opt_state)*)\.(?P<field>\w+)(?P<path>.*)")
+_LEAF = re.compile(
+    r"(?P<place>(?:\[\d+\]|\.inner_(?:opt_)?state|\.inner_states\[[^]]*\])*)\.(?P<field>\w+)(?P<path>.*)"
+)
 
 
 def leaves(state: Any) -> dict[str, Array]:

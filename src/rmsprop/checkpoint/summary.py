@@ -115,9 +115,9 @@ def reasons(rule: Rule) -> Iterator[str]:
 
 def evidence(checkpoint: Checkpoint) -> Iterator[str]:
     """What the state says about where it started: entries that have seen no gradient."""
-    zero = started = 0
+    zero, started, rules = 0, 0, checkpoint.rules
     for name, entry in checkpoint.state.items():
-        beta, v = checkpoint.rules[name].beta, entry.get("square_avg")
+        beta, v = rules[name].beta, entry.get("square_avg")
         if v is None or not isinstance(entry["step"], int) or v.dtype.kind != "f":
             continue
         zero += int(np.count_nonzero(v == 0))

@@ -242,7 +242,8 @@ def ordered(checkpoint: Checkpoint, names: Any) -> Checkpoint:
     if names and not isinstance(names[0], str):
         return checkpoint.regrouped(names)
     match_names(names, checkpoint.names)
-    return checkpoint.regrouped([sorted(group.names, key=names.index) for group in checkpoint.groups])
+    place = {name: i for i, name in enumerate(names)}
+    return checkpoint.regrouped([sorted(group.names, key=place.__getitem__) for group in checkpoint.groups])
 
 
 def _state(entry: Entry, group: Group, library: str) -> dict[str, Any]:
