@@ -16,7 +16,7 @@ train: $(VENV)/train.stamp  ## train a network on the handwritten digits
 test: $(VENV)/test.stamp  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-peers:  ## the tests with timm, accelerate, Lightning, Transformers and bitsandbytes
+test-peers:  ## the tests with optax, Keras, timm, stable-baselines3, Lightning, Transformers and others
 	@$(MAKE) --no-print-directory VENV=.venv-peers .venv-peers/peers.stamp
 	.venv-peers/bin/python -m pytest tests/peers $(ARGS)
 

@@ -228,6 +228,12 @@ class TestInjectHyperparams:
         state = injected.init(params)
         assert types(jax.jit(injected.update)(grads, state, params)[1]) == types(state)
 
+    def test_numbers_of_16_bits_keep_their_digits(self):
+        """A first step with bias correction has length lr, whatever the decay."""
+        optimizer = rmsprop.jax.rmsprop(1.0, decay=jnp.bfloat16(0.99), eps=0.0, bias_correction=True)
+        updates, _ = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)))
+        assert_allclose(updates, -1, 1e-4)
+
     def test_what_is_out_of_range_raises_where_it_is_known(self):
         with pytest.raises(ValueError, match=r"decay=.*1\.5.*: expected a number in \[0, 1\)"):
             rmsprop.jax.rmsprop(0.1, decay=jnp.float32(1.5))
@@ -363,7 +369,7 @@ class TestLeavesAreChecked:
             rmsprop.jax.rmsprop(0.1).update(grads, self.STATE, {"w": jnp.ones(2)})
 
     def test_parameters_of_another_shape(self):
-        with pytest.raises(ValueError, match=r"updates\['w'\] .* \(2,\), and \(3,\)"):
+        with pytest.raises(ValueError, match=r"updates\['w'\] .* state's, \(2,\), and its parameter's, \(3,\)"):
             rmsprop.jax.rmsprop(0.1).update({"w": jnp.ones(2)}, self.STATE, {"w": jnp.ones(3)})
 
     def test_parameters_that_are_no_floats(self):

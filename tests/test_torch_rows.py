@@ -236,7 +236,7 @@ def test_lazy_is_tensorflows_rule():
 
 @pytest.mark.parametrize(
     "change",
-    [{"alpha": 0.9}, {"momentum": 0.5}, {"momentum": 0.0}, {"centered": True}, {"weight_decay": 0.1}, {"nesterov": True}],
+    [{"alpha": 0.9}, {"momentum": 0.5}, {"momentum": 0.0}, {"centered": True}, {"weight_decay": 0.1}],
     ids=str,
 )
 def test_options_may_change(change):

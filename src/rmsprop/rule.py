@@ -130,7 +130,7 @@ class Rule:
         momentum, decay = self.momentum > 0, self.weight_decay > 0
         return {"centered": self.centered, "momentum": momentum, "skip": self.nonfinite == "skip", "decay": decay}
 
-    def scalars(self, t: float, lr: float | None = None, grad_scale: float = 1.0) -> dict[str, float]:
+    def scalars(self, t: float, lr: float | None = None, grad_scale: float = 1.0, **numbers: float) -> dict[str, float]:
         """The coefficients of step t (from 1), in double: options become numbers, so `update` need not branch.
 
         "No clip" is infinity, "no epsilon here" is 0.
@@ -139,34 +139,40 @@ class Rule:
             t: matters only with `bias_correction`.
             lr: takes the place of the rule's.
             grad_scale: what the gradients have been multiplied by (mixed precision); they are divided by it.
+            **numbers: other options whose numbers take the place of the rule's; its `flags` stay.
 
-        All three may be arrays of one number, and then so are the scalars that depend on them.
+        All may be arrays of one number, and then so are the scalars that depend on them.
         """
-        mu, mode, inf = self.momentum, self.epsilon_mode, float("inf")
+        if unknown := sorted(numbers.keys() - OPTIONS):
+            raise TypeError(f"{unknown[0]!r} is not an option of Rule")
+        now = numbers.get
+        mu, mode, inf = now("momentum", self.momentum), self.epsilon_mode, float("inf")
+        beta, epsilon = now("beta", self.beta), now("epsilon", self.epsilon)
+        weight_decay = now("weight_decay", self.weight_decay)
         lr = self.lr if lr is None else lr
         fade = 1.0
         if self.bias_correction and self.momentum_form == "ema":
             fade = 1 - mu ** (t + 1 if self.nesterov else t)
         c1, scale = {"lr_outside": (1.0, lr), "lr_inside": (lr, 1.0), "ema": (1 - mu, lr / fade)}[self.momentum_form]
-        c2, c3 = (0.0, lr) if mu == 0 else (scale * mu, scale * c1) if self.nesterov else (scale, 0.0)
+        c2, c3 = (0.0, lr) if self.momentum == 0 else (scale * mu, scale * c1) if self.nesterov else (scale, 0.0)
         coupled = self.decay_mode == "coupled"
         return {
             "sign": (-1.0 if self.maximize else 1.0) / grad_scale,
-            "coupled": self.weight_decay if coupled else 0.0,
-            "decoupled": 0.0 if coupled else lr * self.weight_decay,
-            "beta": self.beta,
-            "rest": 1 - self.beta,
-            "correction": 1 / (1 - self.beta**t) if self.bias_correction else 1.0,
-            "variance_floor": self.variance_floor,
-            "e_in": self.epsilon if mode in ("inside", "both") else 0.0,
-            "e_out": self.epsilon if mode in ("outside", "both") else 0.0,
-            "floor": self.epsilon if mode == "floor" else 0.0,
-            "clip": self.clip or inf,
+            "coupled": weight_decay if coupled else 0.0,
+            "decoupled": 0.0 if coupled else lr * weight_decay,
+            "beta": beta,
+            "rest": 1 - beta,
+            "correction": 1 / (1 - beta**t) if self.bias_correction else 1.0,
+            "variance_floor": now("variance_floor", self.variance_floor),
+            "e_in": epsilon if mode in ("inside", "both") else 0.0,
+            "e_out": epsilon if mode in ("outside", "both") else 0.0,
+            "floor": epsilon if mode == "floor" else 0.0,
+            "clip": now("clip", self.clip or inf),
             "mu": mu,
             "c1": c1,
             "c2": c2,
             "c3": c3,
-            "clip_weights": self.clip_weights or inf,
+            "clip_weights": now("clip_weights", self.clip_weights or inf),
         }
 
 

@@ -22,8 +22,8 @@ def predict(
       rmsprop predict runs/houses-001 new.csv -o prices.csv
       rmsprop predict runs/houses-001 new.parquet | head
     """
+    from rmsprop.checkpoint.disk import write
     from rmsprop.fit import Model
-    from rmsprop.training.files import write
     from rmsprop.training.table import read
 
     if str(output) != "-" and output.exists() and not force:

@@ -39,8 +39,8 @@ class Transformation(optax.GradientTransformationExtraArgs):  # type: ignore[mis
             >>> w = jnp.array([1.0, -2.0])
             >>> step = jax.jit(optimizer.step, donate_argnums=(0, 1))
             >>> w, state = step(w, optimizer.init(w), 2 * w)
-            >>> w.round(3)
-            Array([ 0.684, -1.684], dtype=float32)
+            >>> [round(float(x), 3) for x in w]
+            [0.684, -1.684]
         """
         return tree.new_params(self._options, params, state, grads)
 

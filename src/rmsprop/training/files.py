@@ -1,13 +1,11 @@
-"""Writing that survives a kill at any moment, and reading that notices a changed byte.
+"""Files whose readers notice a changed byte, written so that a kill at any moment leaves a whole one.
 
-A file is written under a temporary name in the same folder, synced, renamed over the old one, and the folder synced:
-after a crash there is the old file or the new one, never half of one. Tensor files are safetensors with a SHA-256
-for each tensor and one for the rest, in the metadata; JSON files carry their own. Nothing here can execute code.
+Tensor files are safetensors with a SHA-256 for each tensor and one for the rest, in the metadata; JSON files carry
+their own. Nothing here can execute code.
 """
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from rmsprop.checkpoint.disk import write
+
 LABEL = {"format": "pt"}  # what other readers of safetensors look for
 
 
 class DamagedError(ValueError):
     """A file that is torn, changed or not ours; the message names it."""
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace the file at once and for good."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256(content: bytes) -> str:

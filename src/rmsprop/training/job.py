@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 import rmsprop
+from rmsprop.checkpoint.disk import write
 from rmsprop.fit import Model
 from rmsprop.training import features, run
-from rmsprop.training.files import write
 from rmsprop.training.loop import Data, DivergedError, State, train
 from rmsprop.training.network import build, running_on, threads_for
 from rmsprop.training.predicting import load

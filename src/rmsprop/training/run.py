@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rmsprop.checkpoint.disk import sync_folder, write
 from rmsprop.fit import Model
 from rmsprop.training import layers
 from rmsprop.training.features import Features
@@ -29,8 +30,6 @@ from rmsprop.training.files import (
     json_bytes,
     read_json,
     read_tensors,
-    sync_folder,
-    write,
     write_tensors,
 )
 from rmsprop.training.loop import State
