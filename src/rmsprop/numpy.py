@@ -15,6 +15,7 @@ from rmsprop.dialects import known
 from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Rows, Table
 from rmsprop.missed import refusal
+from rmsprop.rowwise import STATE_SHAPES, shape_of
 from rmsprop.rule import OPTIONS, OptionError, Rule
 
 Array = NDArray[np.floating[Any]]
@@ -40,6 +41,9 @@ class RMSprop:
         dialect: the name of a dialect to take the rule from, instead of `rule`.
         sparse: what becomes of rows that a gradient of rows does not touch: "exact", what gradients of 0 would do, made
             up for when they are next needed; "lazy", nothing (TensorFlow's rule).
+        state_shape: what has a mean square v of its own: "full", every entry; "row", every row of an array of two or
+            more dimensions, 4 bytes a row (8 in float64): v <- beta v + (1 - beta) (mean of g^2 over the row), of shape
+            (rows, 1, ..., 1). Not with `centered`.
         **options: fields of `Rule`; they win over `rule` and `dialect`.
 
     Attributes:
@@ -70,6 +74,7 @@ class RMSprop:
         *,
         dialect: str | None = None,
         sparse: str = "exact",
+        state_shape: str = "full",
         **options: Any,
     ) -> None:
         if rule is not None and not isinstance(rule, Rule):
@@ -80,7 +85,10 @@ class RMSprop:
         self._rule = base.replace(**known(options))
         if sparse not in _SPARSE:
             raise OptionError("sparse", sparse, f"one of {_SPARSE}")
-        self._sparse = sparse
+        if state_shape not in STATE_SHAPES:
+            raise OptionError("state_shape", state_shape, f"one of {STATE_SHAPES}")
+        self._sparse, self._state_shape = sparse, state_shape
+        self._check_shape(self._rule)
         named = _named(params, "params")
         self._names, self._params = list(named), list(named.values())
         for name, p in zip(self._names, self._params, strict=True):
@@ -134,7 +142,7 @@ class RMSprop:
             converted.append(self._converted(name, given[name], p))
         with self._turn:
             tables = self._with_rows(converted)
-            group = cpu.Group(*cpu.coefficients(self.rule), self._params, converted, self._states, self._names)
+            group = cpu.Group(*self._coefficients(self.rule), self._params, converted, self._states, self._names)
             self.skipped += cpu.step([group], cpu.threads())
             for i, table in tables.items():
                 table.missed.add(self.rule.scalars(float(self._states[i]["step"])))
@@ -208,9 +216,17 @@ class RMSprop:
 
     def _bring_up(self, i: int, rows: Any = None) -> None:
         table, names = self._tables[i], [self._names[i]]
-        coefficients = cpu.coefficients(table.missed.rule)
-        group = cpu.Group(*coefficients, [self._params[i]], [table.behind(rows)], [self._states[i]], names)
+        group = cpu.Group(
+            *self._coefficients(table.missed.rule), [self._params[i]], [table.behind(rows)], [self._states[i]], names
+        )
         cpu.step([group], cpu.threads())
+
+    def _coefficients(self, rule: Rule) -> tuple[cpu.Scalars, int]:
+        return cpu.coefficients(rule, rowwise=self._state_shape == "row")
+
+    def _check_shape(self, rule: Rule) -> None:
+        if rule.centered and self._state_shape == "row":
+            raise OptionError("state_shape", "row", "'full' with centered=True")
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and a copy of the state, all rows brought up to date: plain numbers, strings and arrays.
@@ -235,9 +251,13 @@ class RMSprop:
         if _dict("state_dict", state_dict).get("format") != _FORMAT:
             raise ValueError(f"state_dict: expected format={_FORMAT}, from RMSprop.state_dict()")
         rule = Rule().replace(**known(_dict("state_dict['rule']", state_dict.get("rule"))))
+        self._check_shape(rule)
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
-        states = [_loaded(f"state of {n}", given[n], p, rule) for n, p in zip(self._names, self._params, strict=True)]
+        states = [
+            _loaded(f"state of {name}", given[name], p, rule, self._state_shape)
+            for name, p in zip(self._names, self._params, strict=True)
+        ]
         self._rule, self._states, self._tables = rule, states, {}
 
     def __repr__(self) -> str:
@@ -249,7 +269,8 @@ class RMSprop:
         start = {"v": self.rule.initial_square, "m": 0.0, "b": 0.0}
         if start["v"] > np.finfo(dtype).max:
             raise OptionError("initial_square", start["v"], f"a number that {dtype} can hold")
-        slots = {name: np.full(p.shape, start[slot], dtype) for slot, name in self.rule.slots().items()}
+        shapes = {"v": shape_of(p.shape, self._state_shape)}
+        slots = {name: np.full(shapes.get(s, p.shape), start[s], dtype) for s, name in self.rule.slots().items()}
         return {"step": np.zeros(()), **slots}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -355,21 +376,25 @@ def _check_names(what: str, given: Mapping[str, Any], expected: Iterable[str]) -
         raise ValueError(f"{what}: missing {missing}, unknown {unknown}")
 
 
-def _loaded(name: str, entry: Any, p: Array, rule: Rule) -> dict[str, Array]:
+def _loaded(name: str, entry: Any, p: Array, rule: Rule, state_shape: str) -> dict[str, Array]:
     """A checked copy of the state of one parameter."""
     entry, slots = _dict(name, entry), rule.slots()
     _check_names(name, entry, ["step", *slots.values()])
     step = np.asarray(entry["step"])
     if step.dtype.kind not in "fiu" or step.ndim or not (0 <= step < 2**53 and step % 1 == 0):
         raise ValueError(f"{name}: step={entry['step']!r}: expected a whole number of at least 0")
-    arrays = {key: _numbers(f"{name}: {key}", entry[key], p, signed=slot != "v") for slot, key in slots.items()}
+    shapes = {"v": shape_of(p.shape, state_shape)}
+    arrays = {
+        key: _numbers(f"{name}: {key}", entry[key], p, shapes.get(slot, p.shape), signed=slot != "v")
+        for slot, key in slots.items()
+    }
     return {"step": step.astype(float), **arrays}
 
 
-def _numbers(name: str, value: Any, p: Array, *, signed: bool) -> Array:
+def _numbers(name: str, value: Any, p: Array, shape: tuple[int, ...], *, signed: bool) -> Array:
     array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or array.shape != p.shape:
-        raise ValueError(f"{name}: expected numbers of shape {p.shape}, got {array.dtype} of shape {array.shape}")
+    if array.dtype.kind not in "fiu" or array.shape != shape:
+        raise ValueError(f"{name}: expected numbers of shape {shape}, got {array.dtype} of shape {array.shape}")
     with np.errstate(all="ignore"):
         array = array.astype(np.promote_types(p.dtype, np.float32))
     if not np.isfinite(array).all():

@@ -47,6 +47,8 @@ def step(optimizer: "Stateful") -> None:
         raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
     if any(group["differentiable"] for group in optimizer.param_groups):
         raise RuntimeError("differentiable=True: autograd does not follow a step in a graph")
+    if any(group["state_shape"] == "row" for group in optimizer.param_groups):
+        raise RuntimeError("state_shape='row': a step in a graph needs the state of every entry, state_shape='full'")
     _make_state(optimizer._number)
     operands: Any = ([], [], [], [])
     lrs, texts, counts, offsets, names, offset = [], [], [], [], [], 0
