@@ -58,7 +58,8 @@ def resume_is_bit_equal(rank: int, folder: Path) -> None:
     rows = slice(rank, None, 2)
     for kind in ("fsdp2", "ddp"):
         for named in (False, True):
-            for options in ({}, {"centered": False}, {"bias_correction": True, "dialect": "keras"}):
+            row_wise = {"centered": False, "state_shape": "row", "nesterov": True}
+            for options in ({}, {"centered": False}, {"bias_correction": True, "dialect": "keras"}, row_wise):
                 first = made(kind, named=named, **options)
                 train(*first, 3, rows)
                 own = folder / f"{kind}{named}{len(options)}"
@@ -81,8 +82,13 @@ def from_one_process_to_two(rank: int, folder: Path) -> None:
 
 def _reshard(rank: int, folder: Path, before: str, after: str) -> None:
     """Same state on another number of processes, and given the same gradients the same numbers from there on."""
-    for dtype, options in ((torch.float32, {}), (torch.bfloat16, {"stochastic_rounding": True})):
-        own = folder / str(dtype)
+    row_wise = {"centered": False, "state_shape": "row"}
+    for dtype, options in (
+        (torch.float32, {}),
+        (torch.bfloat16, {"stochastic_rounding": True}),
+        (torch.float32, row_wise),
+    ):
+        own = folder / f"{dtype}{len(options)}"
         old = made(before, dtype, named=True, **options)
         new = made(after, dtype, named=True, **options, **OTHER)
         feed(*old)

@@ -165,11 +165,14 @@ def grad_scaler_skips_on_both(rank: int, folder: Path) -> None:
 def sparse_gradients_of_tables_sharded_by_rows(rank: int, folder: Path) -> None:
     """A sparse gradient is that of the whole table, of which each process steps the rows it has."""
     rules: tuple[dict[str, Any], ...] = ({}, {"momentum": 0.9}, {"weight_decay": 0.1, "decoupled_weight_decay": True})
+    rules += ({"momentum": 0.9, "state_shape": "row"}, {"state_shape": "row", "foreach": True})
     for options in (*rules, {"centered": True, "momentum": 0.9, "foreach": True}, {"sparse": "dense", "momentum": 0.9}):
         start = torch.linspace(-1, 1, 21, dtype=torch.float64).reshape(7, 3)
         results = []
         for p in (shard(start, dtype=torch.float64), nn.Parameter(start.clone())):
-            optimizer = RMSprop([p], **OPTIONS | {"weight_decay": 0.0} | options)
+            optimizer = RMSprop(
+                [p], **OPTIONS | {"weight_decay": 0.0, "centered": "state_shape" not in options} | options
+            )
             rng = torch.Generator().manual_seed(0)
             for _ in range(20):
                 rows = torch.randint(0, 7, (2,), generator=rng)
@@ -188,6 +191,28 @@ def sparse_gradients_refuse_another_dimension(rank: int, folder: Path) -> None:
     with pytest.raises(ValueError, match=r"table: a sparse gradient needs shards along the first dimension"):
         RMSprop([("table", p)]).step()
     assert (p.to_local() == 1).all()
+
+
+def row_wise_state_of_parameters_sharded_by_rows(rank: int, folder: Path) -> None:
+    """Each process has the mean squares of its rows; 5, 3 and 1 rows on two processes are uneven, and none."""
+    for extra in ({}, {"foreach": True}, {"stochastic_rounding": True}, {"state_dtype": torch.bfloat16}):
+        dtype = torch.bfloat16 if extra.keys() & {"stochastic_rounding", "state_dtype"} else torch.float32
+        results, options = [], OPTIONS | {"centered": False, "state_shape": "row"}
+        for model in (sharded(network(dtype)), network(dtype)):
+            optimizer = RMSprop(model.parameters(), **options, **extra)
+            feed(model, optimizer)
+            for p in model.parameters():
+                v = optimizer.state[p]["square_avg"]
+                assert v.shape == (p.shape if p.ndim < 2 else (len(p), 1))
+                assert getattr(v, "placements", None) == getattr(p, "placements", None)
+            results.append((values(model, optimizer), optimizer))
+        assert_same(results[0][0], results[1][0])
+
+
+def row_wise_state_refuses_another_dimension(rank: int, folder: Path) -> None:
+    p = shard(torch.ones(4, 6), dim=1)
+    with pytest.raises(ValueError, match=r"table: state_shape='row' needs shards along the first dimension"):
+        RMSprop([("table", p)], state_shape="row")
 
 
 def sparse_embedding_under_ddp(rank: int, folder: Path) -> None:

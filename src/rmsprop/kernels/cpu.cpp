@@ -30,6 +30,7 @@ constexpr size_t AHEAD = 4;                // rows whose memory is asked for in 
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
+constexpr int ROWWISE = 1024;  // one mean square for each row
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
 enum Operand { P, G, V, M, B, OPERANDS };
 const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "step"};
@@ -113,7 +114,8 @@ struct Row {
   bool dense;   // all operands lie in memory in the same order, without gaps
   bool direct;  // and the loops can run on that memory, without conversion
   const Coefficients* k;
-  Rows* rows;  // of a table, where the gradient is one of rows; or null. The count is then that of their elements
+  Rows* rows;  // of a table, where the gradient or the mean square is one of rows; or null. The count is then that of
+               // their elements
   uint64_t offset, key;  // of the random numbers: index of the first element, and what seed and step make
   mutable Sums sums;
 
@@ -126,6 +128,9 @@ struct Row {
     if (flags & RPROP) return view[P].dtype == F64 ? rprop_loop_for<double>(flags) : rprop_loop_for<float>(flags);
     return loops().step[kind()];
   }
+
+  // Whether there is one mean square for each row.
+  bool is_rowwise() const { return flags & ROWWISE && view[P].ndim > 1 && !view[V].same_shape(view[P]); }
 
   // Whether an operand is rounded at random: bfloat16 state always is.
   bool dithers(int o) const { return view[o].dtype == BF16 && (o == P ? flags & STOCHASTIC : o != G); }
@@ -233,16 +238,40 @@ void each_run(const Row& row, int64_t begin, int64_t n, F f) {
   }
 }
 
+// Elements i .. i + n of an operand, in row-major order, as numbers to compute with.
+void fetch(const View& a, int64_t i, int64_t n, char* out) {
+  if (a.contiguous) return load(a.dtype, a.data + i * itemsize(a.dtype), out, n);
+  char stored[BLOCK * 8];
+  copy(a, i, n, stored, false);
+  load(a.dtype, stored, out, n);
+}
+
+// Writes them. `element`: the first of them, to the random numbers.
+void put(const Row& row, int o, int64_t i, int64_t n, const char* from, int64_t element) {
+  const View& a = row.view[o];
+  char stored[BLOCK * 8], *to = a.contiguous ? a.data + i * itemsize(a.dtype) : stored;
+  if (is_narrow(a.dtype))
+    encode(a.dtype, from, to, n, row.dice(element), row.dithers(o) ? std::max(o - 1, 0) : -1);
+  else
+    std::memcpy(to, from, size_t(n * itemsize(a.dtype)));
+  if (!a.contiguous) copy(a, i, n, stored, true);
+}
+
 // `visit` for a gradient of rows. They pass through blocks, and what they have missed is made up for there.
-// Without a gradient, that is all.
-int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
+// Without a gradient, that is all. squares: where these rows have one mean square each, what it is after the step.
+int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr,
+                   const char* squares = nullptr) {
   alignas(64) char block[OPERANDS][BLOCK * 8], before[BLOCK * 8];
   char* at[OPERANDS];
   for (int o = P; o < OPERANDS; ++o) at[o] = block[o];
   const Rows& rows = *row.rows;
   const int64_t size = row.view[P].dtype == F64 ? 8 : 4;
-  const auto used = [&](int o) { return o == G ? rows.has_gradient : (writes || o == P) && has(row, o); };
+  const auto used = [&](int o) {
+    return o == G ? rows.has_gradient : (o != V || !squares) && (writes || o == P) && has(row, o);
+  };
   Memory missed(rows);
+  Coefficients k = *row.k;
+  if (squares) k.f32.beta = k.f64.beta = 1, k.f32.rest = k.f64.rest = 0;  // they stay as they are
   int64_t result = 0;
   for (int64_t i = begin, n; i < end; i += n) {
     n = std::min(end - i, BLOCK);
@@ -251,35 +280,34 @@ int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool w
         for (int64_t byte = 0; o != G && used(o) && byte < length * itemsize(row.view[o].dtype); byte += 64)
           __builtin_prefetch(row.view[o].data + element * itemsize(row.view[o].dtype) + byte, 1);
     });
-    each_run(row, i, n, [&](int64_t place, int64_t j, int64_t element, int64_t k, int64_t length) {
+    each_run(row, i, n, [&](int64_t place, int64_t j, int64_t element, int64_t start, int64_t length) {
       char* here[OPERANDS];
       for (int o = P; o < OPERANDS; ++o) {
-        here[o] = block[o] + k * size;
+        here[o] = block[o] + start * size;
         if (!used(o)) continue;
-        const View& a = row.view[o];
-        if (o == G)
+        if (o == G && !rows.dense)
           rows.gradient(place, j, length, here[o]);
         else
-          load(a.dtype, a.data + element * itemsize(a.dtype), here[o], length);
+          fetch(row.view[o], element, length, here[o]);
       }
+      const char* const square = squares ? squares + (place - begin / rows.width) * size : nullptr;
+      for (int64_t e = 0; square && e < length; ++e) std::memcpy(here[V] + e * size, square, size_t(size));
       if (!writes || !rows.catches_up()) return;
       const int64_t s = rows.last_step(place);
-      if (s < rows.now()) row.loops().catch_up[row.kind()](here, length, missed.at(s));
+      if (s == rows.now()) return;
+      Factors factors = missed.at(s);
+      if (squares) factors.fade = 1;
+      row.loops().catch_up[row.kind()](here, length, factors);
     });
     if (sums) std::memcpy(before, at[P], size_t(n * size));
-    if (loop) result += loop(at, n, *row.k);
+    if (loop) result += loop(at, n, k);
     if (!writes) continue;
-    each_run(row, i, n, [&](int64_t, int64_t, int64_t element, int64_t k, int64_t length) {
+    each_run(row, i, n, [&](int64_t, int64_t, int64_t element, int64_t start, int64_t length) {
       for (int o = P; o < OPERANDS; ++o) {
         if (o == G || !used(o)) continue;
-        const View& a = row.view[o];
-        char *from = block[o] + k * size, *to = a.data + element * itemsize(a.dtype);
-        if (!is_narrow(a.dtype)) {
-          std::memcpy(to, from, size_t(length * size));
-          continue;
-        }
-        encode(a.dtype, from, to, length, row.dice(element), row.dithers(o) ? std::max(o - 1, 0) : -1);
-        if (sums) decode(a.dtype, to, from, length);  // what is kept now
+        char* const from = block[o] + start * size;
+        put(row, o, element, length, from, element);
+        if (sums && is_narrow(row.view[o].dtype)) fetch(row.view[o], element, length, from);  // what is kept now
       }
     });
     if (sums) row.loops().measure[row.kind()](before, at, n, *row.k, *sums);
@@ -287,9 +315,68 @@ int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool w
   return result;
 }
 
+// The mean squares of rows after the step: `square` in rmsprop/rowwise.py, for touched rows begin .. end.
+template <class S>
+void next_squares(const Row& row, int64_t begin, int64_t end, char* out) {
+  const Rows& rows = *row.rows;
+  const Scalars<S>& k = of(*row.k, S());
+  const bool skip = row.flags & SKIP, decay = row.flags & DECAY;
+  const S tiny = std::numeric_limits<S>::min();
+  alignas(64) char p[BLOCK * 8], g[BLOCK * 8], old[8];
+  Memory missed(rows);
+  for (int64_t place = begin; place < end; ++place) {
+    if (place + 16 < end && row.view[V].contiguous)
+      __builtin_prefetch(row.view[V].data + rows.row(place + 16) * itemsize(row.view[V].dtype), 1);
+    fetch(row.view[V], rows.row(place), 1, old);
+    S v = read<S>(old, 0);
+    if (rows.catches_up() && rows.last_step(place) < rows.now()) {
+      v = S(missed.at(rows.last_step(place)).fade) * v;
+      v = v < tiny ? S(0) : v;
+    }
+    double sum = 0;
+    int64_t used = 0;
+    for (int64_t j = 0, n; rows.has_gradient && j < rows.width; j += n) {
+      const int64_t element = rows.row(place) * rows.width + j;
+      n = std::min(rows.width - j, BLOCK);
+      if (decay) fetch(row.view[P], element, n, p);
+      if (rows.dense)
+        fetch(row.view[G], element, n, g);
+      else
+        rows.gradient(place, j, n, g);
+      add_squares<S>(p, g, n, k, skip, decay, sum, used);
+    }
+    if (used) {
+      v = k.beta * v + k.rest * S(sum / double(used));
+      v = v < tiny ? S(0) : v;
+    }
+    write(out, place - begin, v);
+  }
+}
+
+// `visit_rows` for whole rows that have one mean square each, some at a time, so that they are in cache the second time.
+int64_t visit_rowwise(const Row& row, int64_t begin, int64_t end, Loop loop, Sums* sums) {
+  if (begin == end) return 0;
+  const int64_t width = row.rows->width, many = std::max<int64_t>(1, PIECE / width);
+  const bool wide = row.view[P].dtype == F64;
+  std::vector<char> squares(size_t(std::min(many, (end - begin) / width) * (wide ? 8 : 4)));
+  int64_t result = 0;
+  for (int64_t first = begin / width, last; first < end / width; first = last) {
+    last = std::min(first + many, end / width);
+    (wide ? next_squares<double> : next_squares<float>)(row, first, last, squares.data());
+    result += visit_rows(row, first * width, last * width, loop, true, sums, squares.data());
+    for (int64_t place = first; place < last; ++place) {
+      const int64_t r = row.rows->row(place);
+      put(row, V, r, 1, squares.data() + (place - first) * (wide ? 8 : 4), r * width);
+    }
+  }
+  return result;
+}
+
 int64_t visit_any(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
   if (!row.rows) return visit(row, begin, end, loop, writes, sums);
-  return visit_rows(row, begin, end, row.rows->has_gradient ? loop : nullptr, writes, sums);
+  if (!row.rows->has_gradient) loop = nullptr;
+  if (writes && row.is_rowwise()) return visit_rowwise(row, begin, end, loop, sums);
+  return visit_rows(row, begin, end, loop, writes, sums);
 }
 
 int64_t check_piece(const Row& row, int64_t begin, int64_t end) {
@@ -336,7 +423,8 @@ int64_t run(const std::vector<Row>& rows, int threads, int64_t (*one)(const Row&
   }
   std::vector<Piece> pieces;
   for (const Row& row : rows) {
-    const int64_t piece = row.rows && row.count ? std::max<int64_t>(BLOCK, PIECE * row.count / row.work()) : PIECE;
+    int64_t piece = row.rows && row.count ? std::max<int64_t>(BLOCK, PIECE * row.count / row.work()) : PIECE;
+    if (row.is_rowwise() && row.count) piece += row.rows->width - 1 - (piece - 1) % row.rows->width;  // whole rows
     for (int64_t i = 0; i < row.count; i += piece) pieces.push_back({&row, i, std::min(i + piece, row.count)});
   }
   std::atomic<size_t> next{0};
@@ -393,7 +481,7 @@ bool check_rows(Row& row) {
   const View& p = row.view[P];
   if (p.ndim < 1) return refuse(row, "a gradient of rows is for a table, which has at least one dimension");
   for (int o = P; o < OPERANDS; ++o)
-    if (o != G && has(row, o) && !row.view[o].contiguous)
+    if (o != G && has(row, o) && !row.view[o].contiguous && !rows.dense)
       return refuse(row, "a table that takes a gradient of rows must be contiguous", PyExc_TypeError);
   rows.height = p.shape[0];
   rows.width = rows.height ? row.count / rows.height : 0;
@@ -401,7 +489,7 @@ bool check_rows(Row& row) {
   if (!rows.all && (!indices.on_cpu || !indices.contiguous || indices.ndim != 1))
     return refuse(row, "row indices must be one-dimensional and contiguous, on the CPU");
   if (!rows.all && indices.dtype != I64 && indices.dtype != I32) return refuse(row, "row indices must be int32 or int64");
-  if (rows.has_gradient) {
+  if (rows.has_gradient && !rows.dense) {
     if (!values.on_cpu || !values.contiguous || values.dtype != p.dtype)
       return refuse(row, "the gradient's values must be contiguous, of the parameter's dtype, on the CPU", PyExc_TypeError);
     if (values.ndim != p.ndim || values.shape[0] != indices.shape[0] ||
@@ -436,11 +524,15 @@ bool check(Row& row) {
     return refuse(row, "expected float16, bfloat16, float32 or float64", PyExc_TypeError);
   bool same_layout = true;
   for (int o = P; o < OPERANDS; ++o) {
-    if (!has(row, o) || (o == G && row.rows)) continue;
+    if (!has(row, o) || (o == G && row.rows && !row.rows->dense)) continue;
     const View& a = row.view[o];
     if (!a.on_cpu || (!a.data && a.count()))
       return refuse(row, "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
-    if (!a.same_shape(row.view[P])) return refuse(row, "gradient and state must have the parameter's shape");
+    if (o == V && row.flags & ROWWISE && row.view[P].ndim > 1 && (row.view[P].count() || !a.same_shape(row.view[P]))) {
+      if (!a.one_a_row(row.view[P])) return refuse(row, "its square_avg must be one number for each row");
+    } else if (!a.same_shape(row.view[P])) {
+      return refuse(row, "gradient and state must have the parameter's shape");
+    }
     if (a.dtype != (o < V ? dtype : state))
       return o < V ? refuse(row, "the gradient must have the parameter's dtype", PyExc_TypeError)
                    : refuse(row, "all state must have one dtype");
@@ -598,6 +690,11 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     if (!(PyTuple_Check(g) ? read_rows(table, g, row) : table.reader.read(g, row.view[G]))) return false;
     for (int o = V; o < OPERANDS; ++o)
       if (has(row, o) && !read_slot(table, row, state, slot_key(row, o), row.view[o])) return false;
+    if (row.is_rowwise() && !row.rows) {
+      table.touched.emplace_back();
+      row.rows = &table.touched.back();
+      row.rows->all = row.rows->dense = true;
+    }
     if (!read_slot(table, row, state, STEP, row.counter) || !check(row)) return false;
     const double t = counted(row.counter) + 1;
     if (!(t >= 1 && t < 9e15)) return refuse(row, "the state's step must be at least 0");

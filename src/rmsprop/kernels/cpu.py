@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmsprop import rprop
+from rmsprop import rowwise, rprop
 from rmsprop.kernels.rows import Gathered, Rows
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule, update, usable
@@ -23,7 +23,8 @@ class Group(NamedTuple):
     Attributes:
         scalars, flags: from `coefficients`.
         params, grads: a gradient that is None leaves its parameter alone; it may be `rows.Rows`.
-        states: dicts with "step" (one writable float32 or float64) and an array for each of the rule's slots.
+        states: dicts with "step" (one writable float32 or float64) and an array for each of the rule's slots, of the
+            parameter's shape; that of the mean square is `rowwise.shape_of` it.
         names: for messages; None for "parameter i of group j".
         seed, offsets: of the random numbers for bfloat16; `offsets` are the indices of the parameters' first elements.
     """
@@ -52,7 +53,7 @@ class Sums(NamedTuple):
 _NAMES, _RPROP_NAMES = tuple(Rule().scalars(1)), tuple(RpropRule().scalars())
 _FLAGS = {"centered": 1, "momentum": 2, "skip": 4, "decay": 8}
 _RPROP_FLAGS = {"forget": 128, "back": 256, "optax": 512}
-_ERROR, _STOCHASTIC, _RPROP = 16, 32, 64
+_ERROR, _STOCHASTIC, _RPROP, _ROWWISE = 16, 32, 64, 1024
 #: Elements NumPy handles at a time, so that its temporaries stay in cache (whole arrays are four times slower).
 _BLOCK = 1 << 14
 
@@ -88,13 +89,16 @@ def overlapping(strides: Sequence[int], shape: Sequence[int], itemsize: int) -> 
     return False
 
 
-def coefficients(rule: Rule | RpropRule, scale: float = 1.0, stochastic: bool = False) -> tuple[Scalars, int]:
+def coefficients(
+    rule: Rule | RpropRule, scale: float = 1.0, stochastic: bool = False, rowwise: bool = False
+) -> tuple[Scalars, int]:
     """The first two entries of a `Group`.
 
     Args:
         rule: the rule of the group.
         scale: what the gradients have been multiplied by.
         stochastic: round bfloat16 parameters at random.
+        rowwise: the mean squares belong to rows; not for a centered rule.
     """
     bits = _FLAGS | _RPROP_FLAGS
     flags = sum(bits[name] for name, on in rule.flags().items() if on) | _ERROR * (rule.nonfinite == "error")
@@ -103,9 +107,10 @@ def coefficients(rule: Rule | RpropRule, scale: float = 1.0, stochastic: bool = 
         values = rule.scalars(t, grad_scale=scale).values()
         return pack(f"{len(values)}d", *values)
 
+    flags |= _STOCHASTIC * stochastic | _ROWWISE * rowwise
     if isinstance(rule, RpropRule):
-        return packed(1), flags | _RPROP | _STOCHASTIC * stochastic
-    return packed if rule.bias_correction else packed(1), flags | _STOCHASTIC * stochastic
+        return packed(1), flags | _RPROP
+    return packed if rule.bias_correction else packed(1), flags
 
 
 def step(groups: Sequence[Group], threads: int) -> int:
@@ -184,6 +189,8 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
     finfo = np.finfo(dtype)
     given: dict[str, Any] = {**k, **choices, "tiny": float(finfo.tiny), "largest": float(finfo.max)}
     given |= {"sqrt": np.sqrt, "where": np.where}
+    if state[slots["v"]].shape != p.shape:
+        return _update_rowwise(p, g, [state.get(name) for name in ("square_avg", "momentum_buffer")], given)
     skipped = 0
     with _blocks([p, *(state[name] for name in slots.values()), g], len(slots) + 1, dtype) as blocks:
         for x, *kept, y in blocks:
@@ -205,3 +212,27 @@ def _rprop_update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k:
         for x, s, q, y in blocks:
             x[...], _, s[...], q[...] = rprop.update(x, y, s, q, **k, **choices, where=np.where)
     return 0
+
+
+def _update_rowwise(p: np.ndarray, g: np.ndarray, state: Sequence[Any], given: dict[str, Any]) -> int:
+    """`_update` where there is one mean square for each row: some rows at a time."""
+    v, b = state
+    skipped, height = 0, max(_BLOCK * len(p) // max(p.size, 1), 1)
+    for first in range(0, len(p), height):
+        some = slice(first, first + height)
+        arrays = [x[some].astype(v.dtype, "C") if x is not None else 0.0 for x in (p, g, v, None, b)]
+        new = rowwise.update(_row_mean, *arrays, **given)
+        p[some], v[some] = new[0], new[2]
+        if b is not None:
+            b[some] = new[4]
+        skipped += int(np.count_nonzero(~new[5])) if given["skip"] else 0
+    return skipped
+
+
+def _row_mean(squares: np.ndarray, used: np.ndarray | None) -> np.ndarray:
+    """The `mean` of `rowwise.square`."""
+    axes = tuple(range(1, squares.ndim))
+    used = np.broadcast_to(True, squares.shape) if used is None else used
+    total = squares.sum(axes, np.float64, keepdims=True, where=used)
+    mean: np.ndarray = (total / used.sum(axes, keepdims=True)).astype(squares.dtype)
+    return mean

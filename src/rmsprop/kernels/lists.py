@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rmsprop import rprop
+from rmsprop import rowwise, rprop
 from rmsprop.kernels import rounding
 from rmsprop.kernels.cpu import Sums
 from rmsprop.rprop import RpropRule
@@ -105,7 +105,8 @@ def step(
     """One step for tensors of one dtype and device, at one step number; the number of entries skipped.
 
     Parameters and state are written in place; temporaries of several times the parameters' size are made. Several
-    tensors go through torch's foreach functions, one alone through the ordinary ones.
+    tensors go through torch's foreach functions, one alone through the ordinary ones. Where the first has one mean
+    square for each row, all have.
 
     Args:
         call: what they share.
@@ -126,13 +127,17 @@ def step(
     else:
         given |= {"tiny": finfo.tiny, "largest": finfo.max}
         given["sqrt"] = _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt
-        new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
+        if states[0][slots["v"]].shape != params[0].shape:
+            new = rowwise.update(_row_mean, p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
+        else:
+            new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
     targets = {"p": params} | {letter: [s[name] for s in states] for letter, name in slots.items()}
     for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True):
         if letter in targets:
             values = value.of if several else [value]
             if offsets is not None and (letter != "p" or call.stochastic):
-                values = [_dithered(call, letter, *row) for row in zip(targets[letter], values, offsets, strict=True)]
+                rows = zip(targets[letter], values, offsets, params, strict=True)
+                values = [_dithered(call, letter, *row) for row in rows]
             if several:
                 torch._foreach_copy_(targets[letter], values)
             else:
@@ -142,11 +147,24 @@ def step(
     return sum(int((~used).sum()) for used in (new[5].of if several else [new[5]]))
 
 
-def _dithered(call: Call, letter: str, target: Tensor, value: Tensor, offset: int) -> Tensor:
+def _row_mean(squares: Any, used: Any) -> Any:
+    """The `mean` of `rowwise.square`."""
+    if isinstance(squares, _Each):
+        each = zip(squares.of, used.of if used is not None else [None] * len(squares.of), strict=True)
+        return _Each([_row_mean(*row) for row in each])
+    axes = tuple(range(1, squares.ndim))
+    kept = squares if used is None else torch.where(used, squares, 0.0)
+    exact = torch.float32 if squares.device.type == "mps" else torch.float64  # which has no other
+    count = squares[:1].numel() if used is None else used.sum(axes, keepdim=True)
+    return (kept.sum(axes, keepdim=True, dtype=exact) / count).to(squares.dtype)
+
+
+def _dithered(call: Call, letter: str, target: Tensor, value: Tensor, offset: int, p: Tensor) -> Tensor:
     """The value as it is to be stored: rounded at random where the target is bfloat16."""
     if target.dtype != torch.bfloat16:
         return value
-    index = torch.arange(offset, offset + value.numel(), device=value.device).view(value.shape)
+    width = p.numel() // max(value.numel(), 1)  # more than 1 where the value is one of a row
+    index = offset + width * torch.arange(value.numel(), device=value.device).view(value.shape)
     return rounding.dithered(value, rounding.bits(call.seed, call.t, index)["pvmb".index(letter)])
 
 
@@ -179,7 +197,7 @@ def sums(call: Call, before: Tensor, p: Tensor, g: Tensor, state: dict[str, Any]
     if call.rule.nonfinite == "skip":
         used = _usable(call, before, g)
     s, _ = denominators(call, state)
-    dominated = epsilon_dominates(s, k["e_in"], k["e_out"], k["floor"])
+    dominated = epsilon_dominates(s, k["e_in"], k["e_out"], k["floor"]).expand_as(p)
     tensors = torch.where(used, x, 0), p.double() - before.double(), p.double()
     gradient, change, weight = (float(y.square().sum()) for y in tensors)
     return Sums(gradient, change, weight, int(dominated.sum()), int((~used).sum()), p.numel())

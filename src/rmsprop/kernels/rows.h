@@ -50,6 +50,7 @@ struct Rows {
   std::vector<int64_t> source;    // where in the values the gradient of each begins or, as its complement, where in the sums
   std::vector<char> sums;         // of the gradients of rows that come several times; float or double
   bool all = false, has_gradient = true, strict = false;  // strict: rows that have missed steps are refused
+  bool dense = false;             // the gradient is one of the whole parameter, and not in here
   View indices, values, last;  // last: the step that each row has taken last; no data where rows are not made up for
   const double *retained = nullptr, *pull = nullptr;  // `Missed.retained` and `pull`
   int64_t start = 0, length = 0;                      // and its two numbers

@@ -132,6 +132,29 @@ bool unusable(const char* pa, const char* ga, int64_t n, const Scalars<S> k) {
   return bad;
 }
 
+// The squares of part of a row, summed in double, and how many entries take part: `square` in rmsprop/rowwise.py.
+template <class S>
+void add_squares(const char* pa, const char* ga, int64_t n, const Scalars<S> k, bool skip, bool decay, double& sum,
+                 int64_t& used) {
+  constexpr int LANES = 8;  // sums side by side, which vectorise
+  double lanes[LANES] = {};
+  int32_t skipped = 0;
+  const auto add = [&](int64_t i, int lane) {
+    S g = k.sign * read<S>(ga, i);
+    if (decay) g = g + k.coupled * read<S>(pa, i);
+    const S square = g * g;
+    const bool left = skip & !(square <= std::numeric_limits<S>::max());
+    skipped += left;
+    lanes[lane] += left ? 0 : double(square);
+  };
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int lane = 0; lane < LANES; ++lane) add(i + lane, lane);
+  for (; i < n; ++i) add(i, 0);
+  for (double x : lanes) sum += x;
+  used += n - skipped;
+}
+
 // What a step did to some elements: sums of squares, and counts.
 struct Sums {
   double gradient = 0, update = 0, weight = 0;

@@ -62,6 +62,12 @@ struct View {
     return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
   }
 
+  // Whether there is one number for each row of the other, in a shape that can be broadcast to its.
+  bool one_a_row(const View& other) const {
+    const auto is_one = [](int64_t n) { return n == 1; };
+    return ndim == other.ndim && shape[0] == other.shape[0] && std::all_of(shape + 1, shape + ndim, is_one);
+  }
+
   // Strides along axes of length 1 say nothing.
   bool same_layout(const View& other) const {
     if (contiguous && other.contiguous) return true;

@@ -12,6 +12,7 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from rmsprop.kernels import cpu
+from rmsprop.rowwise import shape_of
 from rmsprop.rule import OptionError
 
 Array = NDArray[np.floating[Any]]
@@ -27,6 +28,8 @@ class InPlace:
     _free: ClassVar[tuple[str, ...]] = ()
     #: The option that v starts at.
     _start: ClassVar[str]
+    #: What has a v of its own: an entry ("full"), or a row.
+    _state_shape = "full"
     _rule: Any
 
     def __init__(self, params: Arrays, rule: Any) -> None:
@@ -62,8 +65,11 @@ class InPlace:
 
     def _make(self, rule: Any, grads: list[Array | None]) -> int:
         """The step, by a rule, of gradients that have been checked; the number of entries skipped."""
-        group = cpu.Group(*cpu.coefficients(rule), self._params, grads, self._states, self._names)
+        group = cpu.Group(*self._coefficients(rule), self._params, grads, self._states, self._names)
         return cpu.step([group], cpu.threads())
+
+    def _coefficients(self, rule: Any) -> tuple[cpu.Scalars, int]:
+        return cpu.coefficients(rule, rowwise=self._state_shape == "row")
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and a copy of the state: plain numbers, strings and arrays.
@@ -91,7 +97,7 @@ class InPlace:
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
         pairs = zip(self._names, self._params, strict=True)
-        states = [_loaded(f"state of {name}", given[name], p, rule, self._free) for name, p in pairs]
+        states = [self._loaded(f"state of {name}", given[name], p, rule) for name, p in pairs]
         self._rule, self._states = rule, states
 
     def __repr__(self) -> str:
@@ -103,8 +109,23 @@ class InPlace:
         start = self._rule.starts()
         if start["v"] > float(np.finfo(dtype).max):
             raise OptionError(self._start, start["v"], f"a number that {dtype} can hold")
-        slots = {name: np.full(p.shape, start[slot], dtype) for slot, name in self._rule.slots().items()}
+        shapes = {"v": shape_of(p.shape, self._state_shape)}
+        slots = {name: np.full(shapes.get(s, p.shape), start[s], dtype) for s, name in self._rule.slots().items()}
         return {"step": np.zeros(()), **slots}
+
+    def _loaded(self, name: str, entry: Any, p: Array, rule: Any) -> dict[str, Array]:
+        """A checked copy of the state of one parameter."""
+        entry, slots = _dict(name, entry), rule.slots()
+        _check_names(name, entry, ["step", *slots.values()])
+        step = np.asarray(entry["step"])
+        if step.dtype.kind not in "fiu" or step.ndim or not (0 <= step < 2**53 and step % 1 == 0):
+            raise ValueError(f"{name}: step={entry['step']!r}: expected a whole number of at least 0")
+        arrays = {}
+        for slot, key in slots.items():
+            like = np.broadcast_to(p.dtype.type(0), shape_of(p.shape, self._state_shape) if slot == "v" else p.shape)
+            signed, finite = slot != "v", key not in self._free
+            arrays[key] = _numbers(f"{name}: {key}", entry[key], like, signed=signed, finite=finite)
+        return {"step": step.astype(float), **arrays}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_turn", "_starts", "_reach")}
@@ -188,20 +209,6 @@ def _check_names(what: str, given: Mapping[str, Any], expected: Iterable[str]) -
     missing, unknown = [name for name in expected if name not in given], sorted(given.keys() - expected, key=str)
     if missing or unknown:
         raise ValueError(f"{what}: missing {missing}, unknown {unknown}")
-
-
-def _loaded(name: str, entry: Any, p: Array, rule: Any, free: tuple[str, ...]) -> dict[str, Array]:
-    """A checked copy of the state of one parameter."""
-    entry, slots = _dict(name, entry), rule.slots()
-    _check_names(name, entry, ["step", *slots.values()])
-    step = np.asarray(entry["step"])
-    if step.dtype.kind not in "fiu" or step.ndim or not (0 <= step < 2**53 and step % 1 == 0):
-        raise ValueError(f"{name}: step={entry['step']!r}: expected a whole number of at least 0")
-    arrays = {
-        key: _numbers(f"{name}: {key}", entry[key], p, signed=slot != "v", finite=key not in free)
-        for slot, key in slots.items()
-    }
-    return {"step": step.astype(float), **arrays}
 
 
 def _numbers(name: str, value: Any, p: Array, *, signed: bool, finite: bool) -> Array:

@@ -26,6 +26,9 @@ class RMSprop(Tables):
         dialect: a dialect's name, or a rule (`**rmsprop.recipes.dqn` gives one), to take instead of `rule`.
         sparse: what becomes of rows that a gradient of rows does not touch: "exact", what gradients of 0 would do, made
             up for when they are next needed; "lazy", nothing (TensorFlow's rule).
+        state_shape: what has a mean square v of its own: "full", every entry; "row", every row of an array of two or
+            more dimensions, 4 bytes a row (8 in float64): v <- beta v + (1 - beta) (mean of g^2 over the row), of shape
+            (rows, 1, ..., 1). Not with `centered`.
         **options: fields of `Rule`; they win over `rule` and `dialect`.
 
     Attributes:
@@ -58,6 +61,7 @@ class RMSprop(Tables):
         *,
         dialect: str | Rule | None = None,
         sparse: str = "exact",
+        state_shape: str = "full",
         **options: Any,
     ) -> None:
         if rule is not None and not isinstance(rule, Rule):
@@ -65,7 +69,7 @@ class RMSprop(Tables):
         if rule is not None and dialect is not None:
             raise ValueError(f"rule and dialect={dialect!r}: expected one of them")
         base = rule or (Rule() if dialect is None else dialect_rule(dialect))
-        super().__init__(params, base.replace(**known(options)), sparse)
+        super().__init__(params, base.replace(**known(options)), sparse, state_shape)
         self.skipped = 0
 
     @property
@@ -105,4 +109,6 @@ class RMSprop(Tables):
             self.skipped += self._make(self._rule, checked)
 
     def _with(self, options: Mapping[str, Any]) -> Rule:
-        return Rule().replace(**known(dict(options)))
+        rule = Rule().replace(**known(dict(options)))
+        self._check_shape(rule)
+        return rule

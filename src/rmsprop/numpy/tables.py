@@ -10,6 +10,7 @@ from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Rows, Table
 from rmsprop.missed import refusal
 from rmsprop.numpy.inplace import Array, Arrays, InPlace, gradient
+from rmsprop.rowwise import STATE_SHAPES
 from rmsprop.rule import OptionError
 
 _SPARSE = ("exact", "lazy")
@@ -18,11 +19,14 @@ _SPARSE = ("exact", "lazy")
 class Tables(InPlace):
     """What `RMSprop` does with gradients of rows. Not to be used on its own."""
 
-    def __init__(self, params: Arrays, rule: Any, sparse: str) -> None:
+    def __init__(self, params: Arrays, rule: Any, sparse: str, state_shape: str) -> None:
         if sparse not in _SPARSE:
             raise OptionError("sparse", sparse, f"one of {_SPARSE}")
+        if state_shape not in STATE_SHAPES:
+            raise OptionError("state_shape", state_shape, f"one of {STATE_SHAPES}")
+        self._sparse, self._state_shape = sparse, state_shape
+        self._check_shape(rule)
         super().__init__(params, rule)
-        self._sparse = sparse
         self._tables: dict[int, Table] = {}  # of the parameters that have rows which are not up to date
 
     def _make(self, rule: Any, grads: list[Any]) -> int:
@@ -93,6 +97,10 @@ class Tables(InPlace):
         super().load_state_dict(state_dict)
         self._tables = {}
 
+    def _check_shape(self, rule: Any) -> None:
+        if rule.centered and self._state_shape == "row":
+            raise OptionError("state_shape", "row", "'full' with centered=True")
+
     def _converted(self, name: str, g: Any, p: Array) -> Any:
         return _rows(name, g, p) if isinstance(g, tuple) else super()._converted(name, g, p)
 
@@ -117,7 +125,7 @@ class Tables(InPlace):
 
     def _bring_up(self, i: int, rows: Any = None) -> None:
         table, names = self._tables[i], [self._names[i]]
-        coefficients = cpu.coefficients(table.missed.rule)
+        coefficients = self._coefficients(table.missed.rule)
         group = cpu.Group(*coefficients, [self._params[i]], [table.behind(rows)], [self._states[i]], names)
         cpu.step([group], cpu.threads())
 

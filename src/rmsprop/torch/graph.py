@@ -51,6 +51,8 @@ def step(optimizer: "Stateful") -> None:
         raise RuntimeError("differentiable=True: autograd does not follow a step in a graph")
     if any(group.get("variant") == "irprop+" for group in optimizer.param_groups):
         raise RuntimeError("variant='irprop+': a step in a graph cannot wait for the loss; expected another one")
+    if any(group["state_shape"] == "row" for group in optimizer.param_groups):
+        raise RuntimeError("state_shape='row': a step in a graph needs the state of every entry, state_shape='full'")
     _make_state(optimizer._number)
     operands: Any = ([], [], [], [])
     lrs, texts, counts, offsets, names, offset = [], [], [], [], [], 0

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmsprop.rowwise import shape_of
 from rmsprop.torch.options import ENGINE, Family
 from rmsprop.torch.shards import local
 from rmsprop.torch.state import State, dtype, is_slot, real, settled
@@ -22,7 +23,8 @@ def prepared(given: dict[str, Any], groups: Groups, family: Family) -> dict[str,
         ValueError: names that do not match, or state that no step could have left; says whose.
     """
     saved = [
-        {**{name: own[name] for name in ENGINE}, **group} for own, group in _by_name(given["param_groups"], groups)
+        {**{name: own[name] for name in ENGINE}, **group, "state_shape": own["state_shape"]}
+        for own, group in _by_name(given["param_groups"], groups)
     ]
     for group in saved:
         family.known(family.values({**family.neutral, **group}))
@@ -30,7 +32,7 @@ def prepared(given: dict[str, Any], groups: Groups, family: Family) -> dict[str,
         for i, (group, own) in enumerate(zip(saved, groups, strict=True)):
             for k, (index, p) in enumerate(zip(group["params"], own["params"], strict=False)):
                 name = own["param_names"][k] if "param_names" in own else f"parameter {k} of group {i}"
-                _check(name, given["state"].get(index, {}), p)
+                _check(name, given["state"].get(index, {}), p, own["state_shape"])
     return {**given, "param_groups": saved}
 
 
@@ -80,7 +82,7 @@ def _mismatch(names: list[str], saved: Groups) -> str:
     return f"state_dict: its groups are not this optimizer's: it has {[g['param_names'] for g in saved]}"
 
 
-def _check(name: str, entry: State, p: Tensor) -> None:
+def _check(name: str, entry: State, p: Tensor, state_shape: str) -> None:
     """What is never negative, nor infinite, nor of another shape."""
     if not isinstance(entry, dict):
         raise ValueError(f"{name}: its state is a {type(entry).__name__}, expected a dict")
@@ -91,9 +93,15 @@ def _check(name: str, entry: State, p: Tensor) -> None:
         if key not in entry:
             continue
         value = entry[key]
-        if not isinstance(value, Tensor) or value.shape != p.shape:
+        expected = shape_of(p.shape, state_shape if key in ("square_avg", "variance") else "full")
+        if not isinstance(value, Tensor) or value.shape != expected:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name}: {key} is {shape}: expected a tensor of its parameter's shape, {tuple(p.shape)}")
+            whose = (
+                "its parameter's shape"
+                if expected == p.shape
+                else f"one number for each row (state_shape={state_shape!r})"
+            )
+            raise ValueError(f"{name}: {key} is {shape}: expected a tensor of {whose}, {expected}")
         numbers = real(local(value.detach()))
         if numbers.is_meta:
             continue

@@ -10,6 +10,7 @@ from torch import Tensor
 from rmsprop.kernels import cpu, lists
 from rmsprop.kernels.cpu import Sums
 from rmsprop.kernels.rows import Rows
+from rmsprop.rowwise import shape_of
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch.options import check_fused, not_fused
@@ -89,8 +90,8 @@ def _native_step(groups: list[cpu.Group], places: list[int], watched: bool) -> t
 def _shared(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> tuple[Any, ...]:
     """What parameters that go through `lists.step` together have in common; the last two: step, and who goes alone."""
     alone = row.place if group["foreach"] is False or group["differentiable"] else None
-    state = row.state[rule.slots()["v"]].dtype
-    return row.p.dtype, row.p.device, state, int(row.state["step"]) + 1, alone
+    v = row.state[rule.slots()["v"]]
+    return row.p.dtype, row.p.device, v.dtype, v.shape == row.p.shape, int(row.state["step"]) + 1, alone
 
 
 def _call(plan: Plan, i: int, group: dict[str, Any], t: int) -> lists.Call:
@@ -174,8 +175,9 @@ def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule | Rprop
         expected = p.dtype if x is g else dtype(p, group["state_dtype"])
         same_kind = x.is_complex() == p.is_complex() and x.is_floating_point() == p.is_floating_point()
         fits = same_kind if x is g else x.dtype == expected
-        if x.shape != p.shape or not fits or x.device != p.device:
+        shape = shape_of(p.shape, group["state_shape"]) if what == "its square_avg" else tuple(p.shape)
+        if x.shape != shape or not fits or x.device != p.device:
             raise ValueError(
                 f"{name}: {what} is {x.dtype} of shape {tuple(x.shape)} on {x.device}, "
-                f"expected {expected} of shape {tuple(p.shape)} on {p.device}"
+                f"expected {expected} of shape {shape} on {p.device}"
             )

@@ -52,6 +52,10 @@ class RMSprop(Stepping):
         stochastic_rounding: round bfloat16 parameters at random, so that steps below their precision count on average.
         seed: of the random rounding, whose bits depend on seed, step number and the element's index in the whole
             optimizer alone.
+        state_shape: what has a mean square v of its own: "full", every entry; "row", every row of a parameter of two or
+            more dimensions, 4 bytes a row: v <- alpha v + (1 - alpha) (mean of g^2 over the row), of shape
+            (rows, 1, ..., 1). Not with `centered`, complex parameters, in graphs (`capturable`, torch.compile), or for
+            shards along another dimension than the first; nor does torch.optim.RMSprop take such a state.
         decoupled_weight_decay: take lr * weight_decay * p off the parameter instead; None is the dialect's.
 
     Attributes:
@@ -105,6 +109,7 @@ class RMSprop(Stepping):
         stochastic_rounding: bool = False,
         seed: int = 0,
         sparse: str = "exact",
+        state_shape: str = "full",
     ) -> None:
         options = defaults(dialect)
         given = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
@@ -117,7 +122,7 @@ class RMSprop(Stepping):
         options |= {name: value for name, value in ours.items() if value is not None}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
         options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
-        options["sparse"] = sparse
+        options |= {"sparse": sparse, "state_shape": state_shape}
         super().__init__(params, options)
 
     @property

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.kernels import cpu
+from rmsprop.rowwise import STATE_SHAPES
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import OptionError, Rule
+from rmsprop.torch.shards import rows_here
 
 #: How torch calls what the rule calls otherwise.
 _TORCH_NAMES = {"beta": "alpha", "epsilon": "eps"}
@@ -28,6 +30,7 @@ ENGINE = {
     "stochastic_rounding": False,
     "seed": 0,
     "sparse": "exact",
+    "state_shape": "full",
 }
 VALUES = itemgetter(*RULE_KEYS, *ENGINE)
 _SPARSE = ("exact", "lazy", "dense")
@@ -84,7 +87,15 @@ def known(values: tuple[Any, ...]) -> Known[Rule]:
     rule = _rule(fields, fields.pop("decoupled"))
     if options["capturable"] and rule.nonfinite != "propagate":
         raise ValueError(f"capturable=True: nonfinite={rule.nonfinite!r} counts on the host; expected 'propagate'")
-    return Known(values, rule, *cpu.coefficients(rule, stochastic=options["stochastic_rounding"]))
+    for name, excluded in (("capturable", options["capturable"]), ("centered", rule.centered)):
+        allowed = f"'full' with {name}=True"
+        _expect("state_shape", options["state_shape"], options["state_shape"] == "full" or not excluded, allowed)
+    return Known(values, rule, *coefficients(rule, options))
+
+
+def coefficients(rule: Rule, group: dict[str, Any], scale: float = 1.0) -> tuple[cpu.Scalars, int]:
+    """Those of the kernel, for a group of this rule whose gradients have been multiplied by `scale`."""
+    return cpu.coefficients(rule, scale, group["stochastic_rounding"], group["state_shape"] == "row")
 
 
 def _rule(fields: dict[str, Any], decoupled: Any) -> Rule:
@@ -123,6 +134,7 @@ def check_engine(options: dict[str, Any]) -> None:
     for name in ("foreach", "fused"):
         _expect(name, options[name], options[name] is None or isinstance(options[name], bool), "True, False or None")
     _expect("sparse", options["sparse"], options["sparse"] in _SPARSE, f"one of {_SPARSE}")
+    _expect("state_shape", options["state_shape"], options["state_shape"] in STATE_SHAPES, f"one of {STATE_SHAPES}")
     state_dtype, seed = options["state_dtype"], options["seed"]
     _expect("state_dtype", state_dtype, state_dtype in _STATE_DTYPES, f"one of {_STATE_DTYPES}")
     whole = isinstance(seed, int) and not isinstance(seed, bool)
@@ -162,6 +174,10 @@ def check_params(group: dict[str, Any]) -> None:
             raise ValueError(f"{name} is float16: stochastic_rounding is for bfloat16; expected it to be False")
         if group["state_dtype"] == torch.bfloat16 and p.is_complex():
             raise ValueError(f"{name} is complex: expected state_dtype=None, torch.float32 or torch.float64")
+        if group["state_shape"] == "row" and p.ndim > 1:
+            if p.is_complex():
+                raise ValueError(f"{name} is complex: expected state_shape='full'")
+            rows_here(name, p, "state_shape='row'")
         if group["fused"] and not p.is_meta:  # a meta tensor has its device yet to come
             check_fused(name, p, group["state_dtype"])
 

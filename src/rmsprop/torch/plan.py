@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Table
-from rmsprop.torch.options import Known
+from rmsprop.torch.options import Known, coefficients
 from rmsprop.torch.rows import bring_up
 from rmsprop.torch.shards import is_zero
 from rmsprop.torch.state import State, fresh
@@ -90,7 +90,7 @@ class Plan:
         self.for_lists |= bool(group["foreach"] or group["fused"] is False or group["differentiable"])
         scalars, flags = mine.scalars, mine.flags
         if self.scale != 1:
-            scalars, flags = cpu.coefficients(mine.rule, self.scale, group["stochastic_rounding"])
+            scalars, flags = coefficients(mine.rule, group, self.scale)
         names, starts = group.get("param_names"), self._offsets[i] if self._offsets else None
         return cpu.Group(scalars, flags, params, grads, states, names, group["seed"], starts)
 

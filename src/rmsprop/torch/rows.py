@@ -16,6 +16,7 @@ from rmsprop.kernels.rows import Rows, Table
 from rmsprop.missed import catch_up as made_up
 from rmsprop.missed import moves, refusal
 from rmsprop.rule import Rule
+from rmsprop.torch.options import coefficients
 from rmsprop.torch.shards import local, rows_here
 from rmsprop.torch.state import State, real
 
@@ -85,13 +86,13 @@ def bring_up(optimizer: "Stateful", p: Tensor, indices: Tensor | None = None) ->
         _, indices = _here(name, indices, p)
         if not (table.last[_inside(name, indices, len(table.last))] < table.missed.start + table.missed.length).any():
             return
-    coefficients = cpu.coefficients(table.missed.rule, stochastic=group["stochastic_rounding"])
     behind = table.behind(indices)
     try:
         if cpu.native is None:
             raise RuntimeError(cpu.NAME)
         part = {key: local(value) for key, value in state.items()}
-        work = cpu.Group(*coefficients, [local(p).detach()], [behind], [part], [name], group["seed"])
+        scalars = coefficients(table.missed.rule, group)
+        work = cpu.Group(*scalars, [local(p).detach()], [behind], [part], [name], group["seed"])
         cpu.step([work], torch.get_num_threads())
     except NOT_NATIVE:
         with torch.no_grad():

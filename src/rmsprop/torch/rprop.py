@@ -33,7 +33,11 @@ def _known(values: tuple[Any, ...]) -> Known[RpropRule]:
     return Known(values, rule, *scalars)
 
 
-_NEUTRAL = {field.name: field.default for field in fields(RpropRule)} | ENGINE | {"sparse": "dense", "last_loss": None}
+_NEUTRAL = (
+    {field.name: field.default for field in fields(RpropRule)}
+    | ENGINE
+    | {"sparse": "dense", "state_shape": "full", "last_loss": None}
+)
 RPROP = FAMILIES["Rprop"] = Family("Rprop", OPTIONS, itemgetter(*OPTIONS, *ENGINE), _known, _NEUTRAL)
 
 
@@ -108,7 +112,7 @@ class Rprop(Stepping):
         options |= {"dialect": dialect, "maximize": maximize}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
         options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
-        super().__init__(params, options | {"sparse": "dense", "last_loss": None})
+        super().__init__(params, options | {"sparse": "dense", "state_shape": "full", "last_loss": None})
 
     def _values(self, group: dict[str, Any], loss: Any) -> tuple[Any, ...]:
         if group["variant"] != "irprop+":

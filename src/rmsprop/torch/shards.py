@@ -3,9 +3,11 @@
 They are known by their methods, not their class: torch.distributed.tensor takes long to import.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -33,6 +35,15 @@ def _part(g: Tensor, p: Any) -> Any:
     for dim, (first, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
         g = g.narrow(dim, first, length)
     return p.from_local(g.contiguous(), p.device_mesh, p.placements, shape=p.shape, stride=p.stride(), run_check=False)
+
+
+def spread(part: Tensor, p: Any, shape: Sequence[int]) -> Tensor:
+    """A contiguous part as that of a tensor of this shape which is laid out over processes as `p` is."""
+    if not hasattr(p, "placements"):
+        return part
+    layout = {"shape": torch.Size(shape), "stride": part.stride(), "run_check": False}
+    whole: Tensor = p.from_local(part, p.device_mesh, p.placements, **layout)
+    return whole
 
 
 def is_zero(x: Any) -> bool:

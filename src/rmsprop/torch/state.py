@@ -1,13 +1,15 @@
 """The state of one parameter, and its two forms: plain `square_avg`, and `variance` where the rule is centered."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rmsprop.rowwise import shape_of
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
-from rmsprop.torch.shards import local
+from rmsprop.torch.shards import local, spread
 
 State = dict[str, Any]
 
@@ -16,8 +18,15 @@ def fresh(p: Tensor, rule: Rule | RpropRule, state: State, group: dict[str, Any]
     """The state with every slot of the rule, in its form; what is not there yet starts as the rule says.
 
     Returns `state` itself where there is nothing to do, and otherwise a new dict.
+
+    Raises:
+        ValueError: the group's `state_shape` is not that of the state.
     """
-    slots, kept = rule.slots(), dtype(p, group["state_dtype"])
+    slots, kept, shape = rule.slots(), dtype(p, group["state_dtype"]), shape_of(p.shape, group["state_shape"])
+    for key in {"square_avg", "variance"} & state.keys():
+        if state[key].shape != shape:
+            found, own = tuple(state[key].shape), group["state_shape"]
+            raise ValueError(f"{_name(p, group)}: its {key} is {found}: expected {shape} with state_shape={own!r}")
     foreign = rule.centered and "square_avg" in state  # ZeroRedundancyOptimizer loads past `load_state_dict`
     if state and not foreign and all(name in state and state[name].dtype == kept for name in slots.values()):
         return state
@@ -27,10 +36,22 @@ def fresh(p: Tensor, rule: Rule | RpropRule, state: State, group: dict[str, Any]
         if name in entry:
             entry[name] = entry[name].to(kept)
             continue
-        entry[name] = torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
+        entry[name] = _zeros(p, shape if letter == "v" else p.shape, kept)
         if start := rule.starts()[letter]:
             real(local(entry[name])).fill_(start)
     return entry
+
+
+def _zeros(p: Tensor, shape: Sequence[int], kept: torch.dtype) -> Tensor:
+    if shape == p.shape:
+        return torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
+    here = local(p)
+    return spread(here.new_zeros((len(here), *shape[1:]), dtype=kept), p, shape)
+
+
+def _name(p: Tensor, group: dict[str, Any]) -> str:
+    k = next(k for k, q in enumerate(group["params"]) if q is p)
+    return str(group["param_names"][k]) if "param_names" in group else f"params[{k}]"
 
 
 def dtype(p: Tensor, wanted: torch.dtype | None) -> torch.dtype:

@@ -75,7 +75,10 @@ class Stateful(Optimizer):
                 rows.bring_up(self, p)
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's layout, all rows brought up to date; centered state has `square_avg`, for other libraries, too."""
+        """Torch's layout, all rows brought up to date; centered state has `square_avg`, for other libraries, too.
+
+        With `state_shape="row"` it is this optimizer's alone: torch.optim.RMSprop expects a number for every entry.
+        """
         self.flush()
         result = super().state_dict()
         result["state"] = {
@@ -87,6 +90,7 @@ class Stateful(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a `state_dict` of this optimizer or of torch's of its name; the state keeps its dtype.
 
+        `state_shape` stays this optimizer's own, and the state must have it.
         Where both sides have parameter names, state goes to the parameter of its name, whatever the order.
 
         Raises:
