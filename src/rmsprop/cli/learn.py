@@ -71,22 +71,21 @@ def _export(file: Path, force: bool) -> None:
 
 def _free(port: int | None) -> int:
     """The port, if nothing listens there; without one, the usual port or any other."""
+    import os
     import socket
 
     for candidate in (PORT, 0) if port is None else (port,):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, candidate))
-            except OSError as error:
-                reason = error.strerror
-            else:
+        try:
+            with socket.create_server((HOST, candidate)) as probe:
                 return int(probe.getsockname()[1])
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
     raise ValueError(f"--port {port}: {reason}")
 
 
 def _serve(arguments: list[str], port: int, browser: bool) -> None:
     """Runs marimo's server in this process until Ctrl-C."""
+    import logging
     import runpy
     import secrets
     import sys
@@ -97,6 +96,8 @@ def _serve(arguments: list[str], port: int, browser: bool) -> None:
     print(f"http://{HOST}:{port}{f'?access_token={token}' if token else ''} (Ctrl-C ends it)", flush=True)
     sys.argv = ["marimo", "-q", "-y", *arguments, "--host", HOST, "--port", str(port), *access]
     sys.argv += [] if browser else ["--headless"]
+    # Ctrl-C while a page is open: uvicorn would show where it has stopped waiting.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "CancelledError" not in record.getMessage())
     try:
         runpy.run_module("marimo", run_name="__main__", alter_sys=True)
     except (SystemExit, KeyboardInterrupt) as end:

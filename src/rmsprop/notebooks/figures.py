@@ -65,7 +65,7 @@ def walks(surface: Surface, paths: Mapping[str, Array], colours: Mapping[str, st
     floor = min(surface.loss(*place) for place in surface.lowest)
     levels = surface.loss(x, y) - floor + 1e-3
     norm: Normalize = LogNorm(levels.min(), levels.max())
-    chart.contourf(x, y, levels, np.geomspace(levels.min(), levels.max(), 18), norm=norm, cmap="Greys", alpha=0.6)
+    chart.contourf(x, y, levels, np.geomspace(levels.min(), levels.max(), 18), norm=norm, cmap="Greys", alpha=0.35)
     chart.plot(*surface.start, "o", color="black", markersize=5)
     for place in surface.lowest:
         chart.plot(*place, "*", color="black", markersize=11)

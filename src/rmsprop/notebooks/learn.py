@@ -8,6 +8,7 @@ app = marimo.App(width="medium", app_title="RMSprop from the beginning")
 @app.cell
 def _():
     import inspect
+    import re
 
     import marimo as mo
     import numpy as np
@@ -18,8 +19,9 @@ def _():
     from rmsprop.training.network import LESSONS
 
     def source(function):
-        """The code that has just run."""
-        return mo.md(f"```python\n{inspect.getsource(function)}```")
+        """The code that has just run, without its docstring."""
+        code = re.sub(r'    """.*?"""\n', "", inspect.getsource(function), count=1, flags=re.DOTALL)
+        return mo.md(f"```python\n{code}```")
 
     def show(figure):
         return mo.Html(figures.picture(figure))
@@ -44,7 +46,7 @@ def _(mo, rmsprop, slider):
 
             A network learns by changing its weights a little, over and over. RMSprop is a rule for how much. This
             page builds it up from the simplest rule there is. It runs the package `rmsprop` {rmsprop.__version__}
-            itself: move a slider, and everything below it is computed anew.
+            itself: move a slider, and what depends on it is computed anew.
 
             ## 1. Gradient descent
 
@@ -167,13 +169,13 @@ def _(average_beta, figures, lessons, mo, np, show, source, table):
             Section 6 repairs that.
 
             **A common slip** is to average `g` where it should be `g²`. Here is a weight whose gradient has been g
-            for a while, and how far it moves, in units of lr:
+            for a while, and what is taken off it, in units of lr:
             """),
             table(("g", "RMSprop", "with the slip"), slips),
             mo.md("""
-            RMSprop moves by lr in every row, whatever the size, against the gradient's sign. With the slip the move
-            depends on the size after all, as √g, and a negative gradient has no root: `nan`, not a number, and the
-            weight is lost.
+            RMSprop takes lr off, or adds it if g is negative, whatever the size. With the slip the move depends on
+            the size after all, as √g, and a negative gradient has no root: `nan`, not a number, and the weight is
+            lost.
             """),
             source(lessons.slip),
         ]
@@ -227,7 +229,7 @@ def _(drift_beta, figures, lessons, mo, rmsprop, show, source):
         [
             show(drift_figure),
             mo.md(f"""
-            The sign rule takes nine steps down and one up, and loses {-a_round[1]:.2g} in each round of ten. Real
+            The sign rule takes nine steps down and one up, and drifts by {a_round[1]:.2g} in each round of ten. Real
             Rprop is worse, because its steps grow in between: in {len(ends[2]) // 10} rounds it comes to
             {ends[2][-1]:.3g}.
 
@@ -338,9 +340,9 @@ def _(
             show(figures.walks(surface, trails, walk_colours)),
             table(("optimizer", "where it ends", "loss there"), trail_rows),
             mo.md("""
-            Things to try: raise *lr of SGD* on the valley until it flies apart. Raise *epsilon* to 1 and watch
-            RMSprop turn into gradient descent. Set *beta* to 0 for the sign rule. On the noisy bowl, compare Rprop
-            with the others. On the saddle, see who gets away from the flat place first.
+            Things to try: raise *lr of SGD* on the valley until it flies apart. Raise *epsilon* to 10 and RMSprop is
+            all but gradient descent, with lr / √epsilon. Set *beta* to 0 for the sign rule. On the noisy bowl,
+            compare Rprop with the others. On the saddle, see who gets away from the flat place first.
 
             SGD and Adam are PyTorch's own; Adam has its usual 0.9 and 0.999 and takes lr alone from here.
             """),
@@ -350,7 +352,7 @@ def _(
 
 @app.cell
 def _(mo, slider):
-    epsilon = slider([1e-16, 1e-12, 1e-10, 1e-8, 1e-7, 1e-5, 1e-3], 1e-7, "epsilon")
+    epsilon = slider([1e-16, 1e-12, 1e-10, 1e-8, 1e-7, 1e-5, 1e-3], 1e-7, "epsilon, inside or outside")
     mo.vstack(
         [
             mo.md("""
@@ -489,7 +491,7 @@ def _(LESSONS, figures, mo, np, show, start_epsilon, start_lr, starts, table):
         [
             show(start_figure),
             table(
-                ("start", "first loss", "last loss", "accuracy on unseen digits", "different units of 32"),
+                ("start", "first loss", "last loss", "accuracy on unseen digits", "kinds of hidden units"),
                 [
                     (start, f"{t.losses[0]:.3g}", f"{t.losses[-1]:.3g}", f"{t.accuracy:.1%}", t.different)
                     for start, t in trainings.items()
@@ -501,7 +503,7 @@ def _(LESSONS, figures, mo, np, show, start_epsilon, start_lr, starts, table):
             - **kaiming**: random, of such a size that the signal keeps its size from layer to layer.
             - **zeros**: {LESSONS["zeros"]}.
             - **same** (every weight 0.1): gradients flow, but units that start as copies get the same gradients, so
-              they stay copies for ever: {trainings["same"].different} different unit of 32 after all the training.
+              they stay copies for ever. Of 32 units, the table counts {trainings["same"].different} kind in the end.
               Only random weights break this symmetry.
             - **huge**: {LESSONS["huge"]}.
             - **tiny**: {LESSONS["tiny"]}. Move *epsilon* to 1e-16 to see it.

@@ -1,7 +1,7 @@
 """The tutorial as one page of HTML that needs neither a server nor a network.
 
-marimo's own export loads its program from a network when it is opened. This page has no program: sliders are replaced by
-what they stand at.
+marimo's own export loads its program from a network when it is opened. This page has no program: what sliders stand at
+takes their place.
 """
 
 import json
