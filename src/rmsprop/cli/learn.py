@@ -60,8 +60,8 @@ def _notebook() -> Path:
 
 
 def _export(file: Path, force: bool) -> None:
+    from rmsprop.checkpoint.disk import write
     from rmsprop.notebooks.page import page
-    from rmsprop.training.files import write
 
     if file.exists() and not force:
         raise ValueError(f"{file}: exists already; expected a new file, or --force")
