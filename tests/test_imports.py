@@ -19,6 +19,7 @@ LAYERS = [
     ["kernels"],
     ["numpy", "torch", "jax"],
     ["checkpoint", "explain", "objective", "minimize", "fit", "training"],
+    ["notebooks"],
     ["cli", "__main__"],
 ]
 FRONT_ENDS = ("numpy", "torch", "jax")

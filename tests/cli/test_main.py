@@ -23,7 +23,7 @@ def test_version_and_help(capsys):
         assert "predict" in out
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "inspect", "convert", "explain"])
+@pytest.mark.parametrize("command", ["train", "predict", "inspect", "convert", "explain", "learn"])
 def test_every_command_has_examples_a_line_each(command, capsys):
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""The tutorial: `learn` is the notebook; the other files are what it computes and draws."""
