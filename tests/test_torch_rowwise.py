@@ -208,6 +208,13 @@ def test_state_of_the_other_shape_is_refused_and_nothing_changes(own, theirs):
     assert optimizer.param_groups[0]["state_shape"] == own
 
 
+def test_options_that_are_loaded_leave_the_shape():
+    optimizer, other = (RMSprop([nn.Parameter(torch.ones(4, 3))], state_shape=kind) for kind in ("row", "full"))
+    optimizer.load_state_dict(other.state_dict())  # which has no state yet
+    optimizer.init_state()
+    assert [state["square_avg"].shape for state in optimizer.state.values()] == [(4, 1)]
+
+
 @ways
 @pytest.mark.parametrize("is_sparse", [False, True])
 def test_a_run_keeps_its_shape(is_sparse, way):

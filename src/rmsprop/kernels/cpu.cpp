@@ -49,6 +49,7 @@ inline const RpropScalars<double>& rprop_of(const Coefficients& k, double) { ret
 
 using Loop = int64_t (*)(char* const* at, int64_t n, const Coefficients& k);
 using Measure = void (*)(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums);
+using Squares = void (*)(const char* p, const char* g, int64_t n, const Coefficients& k, double& sum, int64_t& used);
 using CatchUp = void (*)(char* const* at, int64_t n, const Factors& k);
 
 template <class S, int FLAGS>
@@ -88,6 +89,11 @@ void measure_loop(const char* before, char* const* at, int64_t n, const Coeffici
 }
 
 template <class S, int FLAGS>
+void squares_loop(const char* p, const char* g, int64_t n, const Coefficients& k, double& sum, int64_t& used) {
+  add_squares<S, bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(p, g, n, of(k, S()), sum, used);
+}
+
+template <class S, int FLAGS>
 void catch_up_loop(char* const* at, int64_t n, const Factors& k) {
   catch_up<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & DECAY)>(at[P], at[V], at[M], at[B], n, k);
 }
@@ -95,12 +101,13 @@ void catch_up_loop(char* const* at, int64_t n, const Factors& k) {
 struct Loops {
   Loop step[KINDS], check[KINDS];
   Measure measure[KINDS];
+  Squares squares[KINDS];
   CatchUp catch_up[KINDS];
 };
 template <class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
   return {{FLAGS ? step_loop<S, FLAGS> : plain_loop<S>...}, {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...},
-          {catch_up_loop<S, FLAGS>...}};
+          {squares_loop<S, FLAGS>...}, {catch_up_loop<S, FLAGS>...}};
 }
 const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
             DOUBLE_LOOPS = each<double>(std::make_integer_sequence<int, KINDS>());
@@ -188,17 +195,30 @@ void copy(const View& a, int64_t begin, int64_t n, char* block, bool out) {
   (size == 8 ? copy<8> : size == 4 ? copy<4> : copy<2>)(a, begin, n, block, out);
 }
 
+// Fills a block with the mean squares that elements begin .. begin + n share with their rows.
+template <class S>
+void spread(const char* squares, int64_t begin, int64_t n, int64_t width, char* block) {
+  int64_t place = begin / width, left = width - begin % width;
+  for (int64_t k = 0; k < n; left = width, ++place) {
+    const S square = read<S>(squares, place);
+    for (const int64_t end = std::min(n, k + left); k < end; ++k) write(block, k, square);
+  }
+}
+
 // Runs a loop over elements begin .. end of a row, in place where that can be. Otherwise they pass through blocks: gathered
 // where they are strided, converted where they have 16 bits, and back; so the bits are the same.
-int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
+// squares: of a parameter with one mean square for each row, what those from `begin` on are after the step.
+int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr,
+              const char* squares = nullptr) {
   alignas(64) char gathered[OPERANDS][BLOCK * 8], converted[OPERANDS][BLOCK * 4], before[BLOCK * 8];
   char *stored[OPERANDS] = {}, *at[OPERANDS] = {};
+  const bool wide = row.view[P].dtype == F64;
   int64_t result = 0;
   for (int64_t i = begin, n; i < end; i += n) {
     n = row.direct && !sums ? end - i : std::min(end - i, BLOCK);
     if (row.dithers()) n = std::min(n, row.same_key(i));
     for (int o = P; o < (writes ? OPERANDS : V); ++o) {
-      if (!has(row, o)) continue;
+      if (!has(row, o) || (o == V && squares)) continue;
       const View& a = row.view[o];
       const bool in_place = row.dense || a.contiguous;
       stored[o] = in_place ? a.data + i * itemsize(a.dtype) : gathered[o];
@@ -206,10 +226,11 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
       at[o] = is_narrow(a.dtype) ? converted[o] : stored[o];
       if (is_narrow(a.dtype)) decode(a.dtype, stored[o], at[o], n);
     }
-    if (sums) std::memcpy(before, at[P], size_t(n * (row.view[P].dtype == F64 ? 8 : 4)));
+    if (squares) (wide ? spread<double> : spread<float>)(squares, i - begin, n, row.rows->width, at[V] = gathered[V]);
+    if (sums) std::memcpy(before, at[P], size_t(n * (wide ? 8 : 4)));
     result += loop(at, n, *row.k);
     for (int o = P; writes && o < OPERANDS; ++o) {
-      if (o == G || !has(row, o)) continue;
+      if (o == G || !has(row, o) || (o == V && squares)) continue;
       const View& a = row.view[o];
       if (is_narrow(a.dtype)) encode(a.dtype, at[o], stored[o], n, row.dice(i), row.dithers(o) ? std::max(o - 1, 0) : -1);
       if (stored[o] == gathered[o]) copy(a, i, n, stored[o], true);
@@ -238,27 +259,8 @@ void each_run(const Row& row, int64_t begin, int64_t n, F f) {
   }
 }
 
-// Elements i .. i + n of an operand, in row-major order, as numbers to compute with.
-void fetch(const View& a, int64_t i, int64_t n, char* out) {
-  if (a.contiguous) return load(a.dtype, a.data + i * itemsize(a.dtype), out, n);
-  char stored[BLOCK * 8];
-  copy(a, i, n, stored, false);
-  load(a.dtype, stored, out, n);
-}
-
-// Writes them. `element`: the first of them, to the random numbers.
-void put(const Row& row, int o, int64_t i, int64_t n, const char* from, int64_t element) {
-  const View& a = row.view[o];
-  char stored[BLOCK * 8], *to = a.contiguous ? a.data + i * itemsize(a.dtype) : stored;
-  if (is_narrow(a.dtype))
-    encode(a.dtype, from, to, n, row.dice(element), row.dithers(o) ? std::max(o - 1, 0) : -1);
-  else
-    std::memcpy(to, from, size_t(n * itemsize(a.dtype)));
-  if (!a.contiguous) copy(a, i, n, stored, true);
-}
-
 // `visit` for a gradient of rows. They pass through blocks, and what they have missed is made up for there.
-// Without a gradient, that is all. squares: where these rows have one mean square each, what it is after the step.
+// Without a gradient, that is all.
 int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr,
                    const char* squares = nullptr) {
   alignas(64) char block[OPERANDS][BLOCK * 8], before[BLOCK * 8];
@@ -267,11 +269,9 @@ int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool w
   const Rows& rows = *row.rows;
   const int64_t size = row.view[P].dtype == F64 ? 8 : 4;
   const auto used = [&](int o) {
-    return o == G ? rows.has_gradient : (o != V || !squares) && (writes || o == P) && has(row, o);
+    return o == G ? rows.has_gradient : (writes || o == P) && has(row, o) && !(o == V && squares);
   };
   Memory missed(rows);
-  Coefficients k = *row.k;
-  if (squares) k.f32.beta = k.f64.beta = 1, k.f32.rest = k.f64.rest = 0;  // they stay as they are
   int64_t result = 0;
   for (int64_t i = begin, n; i < end; i += n) {
     n = std::min(end - i, BLOCK);
@@ -280,34 +280,39 @@ int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool w
         for (int64_t byte = 0; o != G && used(o) && byte < length * itemsize(row.view[o].dtype); byte += 64)
           __builtin_prefetch(row.view[o].data + element * itemsize(row.view[o].dtype) + byte, 1);
     });
-    each_run(row, i, n, [&](int64_t place, int64_t j, int64_t element, int64_t start, int64_t length) {
+    if (squares) (size == 8 ? spread<double> : spread<float>)(squares, i - begin, n, rows.width, at[V]);
+    each_run(row, i, n, [&](int64_t place, int64_t j, int64_t element, int64_t k, int64_t length) {
       char* here[OPERANDS];
       for (int o = P; o < OPERANDS; ++o) {
-        here[o] = block[o] + start * size;
+        here[o] = block[o] + k * size;
         if (!used(o)) continue;
-        if (o == G && !rows.dense)
+        const View& a = row.view[o];
+        if (o == G)
           rows.gradient(place, j, length, here[o]);
         else
-          fetch(row.view[o], element, length, here[o]);
+          load(a.dtype, a.data + element * itemsize(a.dtype), here[o], length);
       }
-      const char* const square = squares ? squares + (place - begin / rows.width) * size : nullptr;
-      for (int64_t e = 0; square && e < length; ++e) std::memcpy(here[V] + e * size, square, size_t(size));
       if (!writes || !rows.catches_up()) return;
       const int64_t s = rows.last_step(place);
       if (s == rows.now()) return;
       Factors factors = missed.at(s);
-      if (squares) factors.fade = 1;
+      if (squares) factors.fade = 1;  // they have been made up for
       row.loops().catch_up[row.kind()](here, length, factors);
     });
     if (sums) std::memcpy(before, at[P], size_t(n * size));
-    if (loop) result += loop(at, n, k);
+    if (loop) result += loop(at, n, *row.k);
     if (!writes) continue;
-    each_run(row, i, n, [&](int64_t, int64_t, int64_t element, int64_t start, int64_t length) {
+    each_run(row, i, n, [&](int64_t, int64_t, int64_t element, int64_t k, int64_t length) {
       for (int o = P; o < OPERANDS; ++o) {
         if (o == G || !used(o)) continue;
-        char* const from = block[o] + start * size;
-        put(row, o, element, length, from, element);
-        if (sums && is_narrow(row.view[o].dtype)) fetch(row.view[o], element, length, from);  // what is kept now
+        const View& a = row.view[o];
+        char *from = block[o] + k * size, *to = a.data + element * itemsize(a.dtype);
+        if (!is_narrow(a.dtype)) {
+          std::memcpy(to, from, size_t(length * size));
+          continue;
+        }
+        encode(a.dtype, from, to, length, row.dice(element), row.dithers(o) ? std::max(o - 1, 0) : -1);
+        if (sums) decode(a.dtype, to, from, length);  // what is kept now
       }
     });
     if (sums) row.loops().measure[row.kind()](before, at, n, *row.k, *sums);
@@ -315,20 +320,29 @@ int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool w
   return result;
 }
 
+// Elements i .. i + n of an operand, in row-major order, as numbers to compute with: where they are, or in a block.
+const char* numbers(const View& a, int64_t i, int64_t n, char* block) {
+  if (a.contiguous && !is_narrow(a.dtype)) return a.data + i * itemsize(a.dtype);
+  char stored[BLOCK * 8];
+  if (!a.contiguous) copy(a, i, n, stored, false);
+  load(a.dtype, a.contiguous ? a.data + i * itemsize(a.dtype) : stored, block, n);
+  return block;
+}
+
 // The mean squares of rows after the step: `square` in rmsprop/rowwise.py, for touched rows begin .. end.
 template <class S>
 void next_squares(const Row& row, int64_t begin, int64_t end, char* out) {
   const Rows& rows = *row.rows;
   const Scalars<S>& k = of(*row.k, S());
-  const bool skip = row.flags & SKIP, decay = row.flags & DECAY;
+  const Squares add = row.loops().squares[row.kind()];
   const S tiny = std::numeric_limits<S>::min();
-  alignas(64) char p[BLOCK * 8], g[BLOCK * 8], old[8];
+  alignas(64) char p[BLOCK * 8], g[BLOCK * 8], v0[8];
   Memory missed(rows);
   for (int64_t place = begin; place < end; ++place) {
-    if (place + 16 < end && row.view[V].contiguous)
-      __builtin_prefetch(row.view[V].data + rows.row(place + 16) * itemsize(row.view[V].dtype), 1);
-    fetch(row.view[V], rows.row(place), 1, old);
-    S v = read<S>(old, 0);
+    const View& squares = row.view[V];
+    const int64_t r = rows.row(place), ahead = rows.row(std::min(place + 16, end - 1));
+    if (squares.contiguous) __builtin_prefetch(squares.data + ahead * itemsize(squares.dtype), 1);
+    S v = read<S>(numbers(squares, r, 1, v0), 0);
     if (rows.catches_up() && rows.last_step(place) < rows.now()) {
       v = S(missed.at(rows.last_step(place)).fade) * v;
       v = v < tiny ? S(0) : v;
@@ -336,14 +350,11 @@ void next_squares(const Row& row, int64_t begin, int64_t end, char* out) {
     double sum = 0;
     int64_t used = 0;
     for (int64_t j = 0, n; rows.has_gradient && j < rows.width; j += n) {
-      const int64_t element = rows.row(place) * rows.width + j;
+      const int64_t element = r * rows.width + j;
       n = std::min(rows.width - j, BLOCK);
-      if (decay) fetch(row.view[P], element, n, p);
-      if (rows.dense)
-        fetch(row.view[G], element, n, g);
-      else
-        rows.gradient(place, j, n, g);
-      add_squares<S>(p, g, n, k, skip, decay, sum, used);
+      if (!rows.dense) rows.gradient(place, j, n, g);
+      add(row.flags & DECAY ? numbers(row.view[P], element, n, p) : p,
+          rows.dense ? numbers(row.view[G], element, n, g) : g, n, *row.k, sum, used);
     }
     if (used) {
       v = k.beta * v + k.rest * S(sum / double(used));
@@ -353,30 +364,43 @@ void next_squares(const Row& row, int64_t begin, int64_t end, char* out) {
   }
 }
 
-// `visit_rows` for whole rows that have one mean square each, some at a time, so that they are in cache the second time.
+// Keeps the mean square of a row.
+void keep(const Row& row, int64_t r, const char* square) {
+  const View& a = row.view[V];
+  char stored[8], *to = a.contiguous ? a.data + r * itemsize(a.dtype) : stored;
+  if (is_narrow(a.dtype))
+    encode(a.dtype, square, to, 1, row.dice(r * row.rows->width), V - 1);
+  else
+    std::memcpy(to, square, size_t(itemsize(a.dtype)));
+  if (!a.contiguous) copy(a, r, 1, stored, true);
+}
+
+// The step of rows that have one mean square each: `visit` or `visit_rows` with those as they will be, for some rows at a
+// time, so that they are in cache when they are read again.
 int64_t visit_rowwise(const Row& row, int64_t begin, int64_t end, Loop loop, Sums* sums) {
   if (begin == end) return 0;
-  const int64_t width = row.rows->width, many = std::max<int64_t>(1, PIECE / width);
   const bool wide = row.view[P].dtype == F64;
-  std::vector<char> squares(size_t(std::min(many, (end - begin) / width) * (wide ? 8 : 4)));
+  const int64_t width = row.rows->width, size = wide ? 8 : 4, many = std::max<int64_t>(1, PIECE / width);
+  std::vector<char> squares(size_t(std::min(many, (end - begin) / width) * size));
+  Coefficients k = *row.k;
+  k.f32.beta = 1, k.f64.beta = 1, k.f32.rest = 0, k.f64.rest = 0;  // the loops are to leave them
+  Row held = row;
+  held.k = &k;
   int64_t result = 0;
   for (int64_t first = begin / width, last; first < end / width; first = last) {
     last = std::min(first + many, end / width);
     (wide ? next_squares<double> : next_squares<float>)(row, first, last, squares.data());
-    result += visit_rows(row, first * width, last * width, loop, true, sums, squares.data());
-    for (int64_t place = first; place < last; ++place) {
-      const int64_t r = row.rows->row(place);
-      put(row, V, r, 1, squares.data() + (place - first) * (wide ? 8 : 4), r * width);
-    }
+    result += (row.rows->dense ? visit : visit_rows)(held, first * width, last * width, loop, true, sums, squares.data());
+    for (int64_t place = first; place < last; ++place)
+      keep(row, row.rows->row(place), squares.data() + (place - first) * size);
   }
   return result;
 }
 
 int64_t visit_any(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr) {
-  if (!row.rows) return visit(row, begin, end, loop, writes, sums);
-  if (!row.rows->has_gradient) loop = nullptr;
-  if (writes && row.is_rowwise()) return visit_rowwise(row, begin, end, loop, sums);
-  return visit_rows(row, begin, end, loop, writes, sums);
+  if (writes && row.is_rowwise()) return visit_rowwise(row, begin, end, row.rows->has_gradient ? loop : nullptr, sums);
+  if (!row.rows || row.rows->dense) return visit(row, begin, end, loop, writes, sums);
+  return visit_rows(row, begin, end, row.rows->has_gradient ? loop : nullptr, writes, sums);
 }
 
 int64_t check_piece(const Row& row, int64_t begin, int64_t end) {
@@ -551,6 +575,7 @@ bool check(Row& row) {
     if (how == OVERLAPPING) return refuse(row, "several elements of the parameter or its state share memory");
     // Random numbers belong to an element's place in row-major order, wherever it lies in memory.
     if (o == P) row.dense = same_layout && how == DENSE && (row.view[P].contiguous || !row.dithers());
+    if (o == V && row.is_rowwise()) row.dense = false;
   }
   if (row.rows && !check_rows(row)) return false;
   row.direct = row.dense && !is_narrow(dtype) && !is_narrow(state);

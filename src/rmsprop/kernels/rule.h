@@ -133,19 +133,19 @@ bool unusable(const char* pa, const char* ga, int64_t n, const Scalars<S> k) {
 }
 
 // The squares of part of a row, summed in double, and how many entries take part: `square` in rmsprop/rowwise.py.
-template <class S>
-void add_squares(const char* pa, const char* ga, int64_t n, const Scalars<S> k, bool skip, bool decay, double& sum,
-                 int64_t& used) {
+template <class S, bool SKIP, bool DECAY>
+void add_squares(const char* pa, const char* ga, int64_t n, const Scalars<S> k, double& sum, int64_t& used) {
   constexpr int LANES = 8;  // sums side by side, which vectorise
   double lanes[LANES] = {};
   int32_t skipped = 0;
   const auto add = [&](int64_t i, int lane) {
+    const S p = read<S>(pa, i);
     S g = k.sign * read<S>(ga, i);
-    if (decay) g = g + k.coupled * read<S>(pa, i);
+    if (DECAY) g = g + k.coupled * p;
     const S square = g * g;
-    const bool left = skip & !(square <= std::numeric_limits<S>::max());
+    const bool left = SKIP && !(square <= std::numeric_limits<S>::max());
     skipped += left;
-    lanes[lane] += left ? 0 : double(square);
+    lanes[lane] += left ? 0.0 : double(square);
   };
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES)
