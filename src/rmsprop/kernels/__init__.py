@@ -8,8 +8,8 @@ A kernel takes *groups*: tensors that share one `Rule`. One call makes the whole
   arithmetic: float64 for float64 parameters, float32 for all others.
 * State has the dtype of the arithmetic, or is bfloat16 that is rounded at random. Gradients have their parameter's
   dtype and are never written.
-* The squares of a row (`rmsprop.rowwise`) are summed in double, always in the same order, but not in NumPy's or torch's:
-  in float64 the last bits may differ from theirs.
+* The squares of a row (`rmsprop.rowwise`) are summed in double, always in the same order, but not the order of NumPy or
+  torch: in float64 the last bits may differ from theirs.
 * Everything is checked before the first write: shapes, dtypes, writability, elements that share memory, and with
   `nonfinite="error"` every gradient entry. A refused step changes nothing.
 * Step counters are part of the state and move in the same call.
