@@ -14,7 +14,7 @@ train: $(VENV)/train.stamp  ## train a network on the handwritten digits
 	$(BIN)/rmsprop train $(ARGS)
 
 test: $(VENV)/test.stamp  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-peers:  ## the tests with optax, Keras, timm, stable-baselines3, Lightning, Transformers and others
 	@$(MAKE) --no-print-directory VENV=.venv-peers .venv-peers/peers.stamp
