@@ -86,6 +86,7 @@ def _free(port: int | None) -> int:
 def _serve(arguments: list[str], port: int, browser: bool) -> None:
     """Runs marimo's server in this process until Ctrl-C."""
     import logging
+    import os
     import runpy
     import secrets
     import sys
@@ -94,7 +95,7 @@ def _serve(arguments: list[str], port: int, browser: bool) -> None:
     token = secrets.token_urlsafe(16) if arguments[0] == "edit" else ""
     access = ["--token-password", token] if token else ["--no-token"]
     print(f"http://{HOST}:{port}{f'?access_token={token}' if token else ''} (Ctrl-C ends it)", flush=True)
-    sys.argv = ["marimo", "-q", "-y", *arguments, "--host", HOST, "--port", str(port), *access]
+    sys.argv = ["marimo", "-q", "-y", "--log-level", "ERROR", *arguments, "--host", HOST, "--port", str(port), *access]
     sys.argv += [] if browser else ["--headless"]
     # Ctrl-C while a page is open: uvicorn would show where it has stopped waiting.
     logging.getLogger("uvicorn.error").addFilter(lambda record: "CancelledError" not in record.getMessage())
@@ -103,3 +104,6 @@ def _serve(arguments: list[str], port: int, browser: bool) -> None:
     except (SystemExit, KeyboardInterrupt) as end:
         if getattr(end, "code", None):
             raise ValueError(f"marimo ended with exit code {end.code}") from None  # type: ignore[union-attr]
+    if arguments[0] == "run":
+        # A page that is open may be computing in a thread, which Python's own end can stop inside C++: that aborts.
+        os._exit(0)

@@ -565,7 +565,7 @@ def _(mo, slider):
             - **Near the goal.** Steps are about lr however small the gradient, so at constant lr the weights hover.
               Let lr fall towards the end, or use Rprop where every step sees all the data.
             - **On a round bowl.** If all directions are alike there is nothing to even out; plain gradient descent
-              with a good lr arrives in a step, RMSprop needs distance / lr of them.
+              with a good lr arrives in a few steps, RMSprop needs distance / lr of them.
             - **Rare, large gradients.** A short memory makes light of them. Slopes of 3, −1, −1 by turns add up to
               uphill, so x should go to −1. Where beta is small RMSprop goes to +1 (S. Reddi and others, 2018).
             """),
