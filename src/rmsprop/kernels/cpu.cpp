@@ -26,6 +26,8 @@ namespace {
 constexpr int64_t PIECE = 1 << 16;         // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20; // work of a step that pays for starting threads
 constexpr int64_t REACH = 64;              // what it costs to reach a row of a table anywhere in memory, in elements
+constexpr int64_t AHEAD_ROWS = 8;          // rows of a table whose memory is asked for in advance
+constexpr int64_t WIDE = 8;                // elements of a row that are worth a loop of their own
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
@@ -259,10 +261,35 @@ void each_run(const Row& row, int64_t begin, int64_t n, F f) {
   }
 }
 
+// `visit_rows` where the loops can run on the rows themselves.
+int64_t visit_rows_in_place(const Row& row, int64_t begin, int64_t end, Loop loop) {
+  const Rows& rows = *row.rows;
+  const int64_t size = itemsize(row.view[P].dtype), width = rows.width;
+  Memory missed(rows);
+  int64_t result = 0;
+  for (int64_t i = begin; i < end;) {
+    const int64_t place = i / width, j = i % width, n = std::min(end - i, width - j);
+    for (int o = P; o < OPERANDS && place + AHEAD_ROWS < rows.count(); ++o)  // asked for in advance: they lie anywhere
+      for (int64_t byte = 0; o != G && has(row, o) && byte < std::min<int64_t>(n * size, 512); byte += 64)
+        __builtin_prefetch(row.view[o].data + rows.row(place + AHEAD_ROWS) * width * size + byte, 1);
+    char* at[OPERANDS] = {};
+    for (int o = P; o < OPERANDS; ++o)
+      if (o != G && has(row, o)) at[o] = row.view[o].data + (rows.row(place) * width + j) * size;
+    if (loop) at[G] = const_cast<char*>(rows.gradient_at(place)) + j * size;
+    if (rows.catches_up() && rows.last_step(place) < rows.now())
+      row.loops().catch_up[row.kind()](at, n, missed.at(rows.last_step(place)));
+    if (loop) result += loop(at, n, *row.k);
+    i += n;
+  }
+  return result;
+}
+
 // `visit` for a gradient of rows. They pass through blocks, and what they have missed is made up for there.
 // Without a gradient, that is all.
 int64_t visit_rows(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr,
                    const char* squares = nullptr) {
+  const bool narrow = is_narrow(row.view[P].dtype) || is_narrow(row.view[V].dtype);
+  if (writes && !sums && !squares && !narrow && row.rows->width >= WIDE) return visit_rows_in_place(row, begin, end, loop);
   alignas(64) char block[OPERANDS][BLOCK * 8], before[BLOCK * 8];
   char* at[OPERANDS];
   for (int o = P; o < OPERANDS; ++o) at[o] = block[o];

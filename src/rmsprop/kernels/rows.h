@@ -99,6 +99,12 @@ struct Rows {
     return true;
   }
 
+  // Where the gradient of a touched row lies, of float or double values.
+  const char* gradient_at(int64_t place) const {
+    const int64_t first = source[size_t(place)], size = itemsize(values.dtype);
+    return first < 0 ? sums.data() + ~first * size : values.data + first * size;
+  }
+
   // Copies part of the gradient of a touched row, from its j-th element on.
   void gradient(int64_t place, int64_t j, int64_t n, char* out) const {
     const int64_t first = source[size_t(place)], size = values.dtype == F64 ? 8 : 4;
