@@ -3,19 +3,19 @@
 One environment holds all libraries but Chainer and MXNet, which need a NumPy of their time. From the root of the
 project, on Linux x86-64 with Python 3.11:
 
-    python3.11 -m venv /tmp/golden
-    /tmp/golden/bin/pip install -c constraints.txt -r tests/golden/requirements.txt
-    /tmp/golden/bin/pip install --no-deps -r tests/golden/requirements-paddle.txt
-    /tmp/golden/bin/python -m tests.golden.record
+    python3.11 -m venv .venv-golden
+    .venv-golden/bin/pip install -c constraints.txt -r tests/golden/requirements.txt
+    .venv-golden/bin/pip install --no-deps -r tests/golden/requirements-paddle.txt
+    .venv-golden/bin/python -m tests.golden.record
 
-    python3.11 -m venv /tmp/golden-old
-    /tmp/golden-old/bin/pip install setuptools==70.3.0 wheel numpy==1.23.5
-    /tmp/golden-old/bin/pip install --no-build-isolation -r tests/golden/requirements-old.txt
-    /tmp/golden-old/bin/python -m tests.golden.record
+    python3.11 -m venv .venv-golden-old
+    .venv-golden-old/bin/pip install setuptools==70.3.0 wheel numpy==1.23.5
+    .venv-golden-old/bin/pip install --no-build-isolation -r tests/golden/requirements-old.txt
+    .venv-golden-old/bin/python -m tests.golden.record
 
-    python3.11 -m venv /tmp/golden-mxnet2
-    /tmp/golden-mxnet2/bin/pip install -r tests/golden/requirements-mxnet2.txt
-    /tmp/golden-mxnet2/bin/python -m tests.golden.record
+    python3.11 -m venv .venv-golden-mxnet2
+    .venv-golden-mxnet2/bin/pip install -r tests/golden/requirements-mxnet2.txt
+    .venv-golden-mxnet2/bin/python -m tests.golden.record
 
 Each run records the libraries that it finds in the versions of their requirements, every one in a process of its own:
 its file, library.npz, and its part of manifest.json. Names after the command choose among them; `problem` draws
