@@ -254,3 +254,26 @@ def test_float16_tables_sum_in_float32():
     optimizer = RMSprop([table], lr=1.0, beta=0.0, epsilon=0.0)
     optimizer.step([([0] * 3, np.full((3, 1), 3e4, np.float16))])
     assert table[0] == -1  # the sum, 9e4, is no float16
+
+
+def test_an_interrupted_step_has_been_made(monkeypatch):
+    tables, (sparse, dense) = pair(momentum=0.9)
+    rng, kernel = np.random.default_rng(1), cpu.step
+
+    def interrupted(groups, threads):
+        kernel(groups, threads)
+        raise KeyboardInterrupt
+
+    for t in range(6):
+        rows, values, g = batch(rng)
+        sparse.catch_up("table", rows)
+        if t == 3:
+            monkeypatch.setattr(cpu, "step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                sparse.step({"table": (rows, values)})
+            monkeypatch.setattr(cpu, "step", kernel)
+        else:
+            sparse.step({"table": (rows, values)})
+        dense.step({"table": g})
+    sparse.flush()
+    assert_allclose(tables[0], tables[1], rtol=1e-11, atol=1e-13)

@@ -32,11 +32,13 @@ class Tables(InPlace):
     def _make(self, rule: Any, grads: list[Any]) -> int:
         """The step of gradients that have been checked, some of them perhaps of rows."""
         tables = self._with_rows(grads)
-        skipped = super()._make(rule, grads)
-        for i, table in tables.items():
-            table.missed.add(rule.scalars(float(self._states[i]["step"])))
-        self._tables |= tables
-        return skipped
+        try:
+            return super()._make(rule, grads)
+        finally:  # a Ctrl-C is heard as the native call returns: the step has been made
+            for i, table in tables.items():
+                if (t := float(self._states[i]["step"])) > table.missed.start + table.missed.length:
+                    table.missed.add(rule.scalars(t))
+                    self._tables[i] = table
 
     def catch_up(self, key: Any, rows: Any = None) -> None:
         """Brings rows up to date, as gradients of 0 at every step they have missed would have left them.
