@@ -13,6 +13,7 @@ from rmsprop.recipes import RECIPES
 
 PAGE = Path(__file__).parent.parent / "docs" / "dialects.md"
 BUFFERS = {"lr_inside": "b = μb + lr·u, move b", "lr_outside": "b = μb + u, move lr·b"}
+BUFFERS["ema"] = "b = μb + (1 − μ)u, move lr·b / (1 − μᵗ)"
 
 
 def denominator(rule):

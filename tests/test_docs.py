@@ -81,7 +81,8 @@ def dialect_table():
         rule = row.rule
         other = [f"momentum {rule.momentum}"] * (rule.momentum > 0)
         other += ["centered"] * rule.centered + ["bias correction"] * rule.bias_correction
-        buffer = {"lr_inside": "inside", "lr_outside": "outside"}[rule.momentum_form]
+        other += [f"clip {rule.clip}"] * (rule.clip is not None)
+        buffer = {"lr_inside": "inside", "lr_outside": "outside", "ema": "outside, ema"}[rule.momentum_form]
         epsilon = f"{rule.epsilon:g}, {rule.epsilon_mode}" if rule.epsilon else "none"
         cells = (f"{rule.lr:g}", f"{rule.beta:g}", epsilon, f"{rule.initial_square:g}", buffer, rule.decay_mode)
         yield f"| {name} | {' | '.join(cells)} | {', '.join(other)} |"

@@ -31,6 +31,7 @@ NOT_RECORDED = {
     "lasagne": "0.1, the one release, imports theano.tensor.signal.downsample, which Theano 1.0.5 does not have",
     "blocks": "is not on PyPI",
     "neon": "is not on PyPI",
+    "modern": "is our own",
 }
 
 #: 4 units in the last place of the tensor's largest parameter, or 1e-12 of it.

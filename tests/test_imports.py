@@ -18,7 +18,8 @@ LAYERS = [
     ["recipes", "scaling"],
     ["kernels"],
     ["numpy", "torch", "jax"],
-    ["checkpoint", "explain", "objective", "minimize", "fit", "training"],
+    ["checkpoint", "explain", "objective", "minimize", "fit", "page", "training"],
+    ["compare", "comparing"],
     ["notebooks"],
     ["cli", "__main__"],
 ]
@@ -72,6 +73,6 @@ print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(s
 
 
 def test_public_names():
-    functions = ["dialect", "explain", "fit", "minimize", "recipes", "scaled_for_batch"]
-    assert sorted(rmsprop.__all__) == ["DIALECTS", "Model", "RMSprop", "Rprop", "Rule", *functions]
+    functions = ["compare", "dialect", "explain", "fit", "minimize", "recipes", "scaled_for_batch"]
+    assert sorted(rmsprop.__all__) == ["Comparison", "DIALECTS", "Model", "RMSprop", "Rprop", "Rule", *functions]
     assert all(getattr(rmsprop, name) for name in rmsprop.__all__)

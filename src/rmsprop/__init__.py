@@ -1,6 +1,7 @@
 """RMSprop: one update rule, every dialect, every framework, at memory speed."""
 
 from rmsprop import recipes
+from rmsprop.compare import Comparison, compare
 from rmsprop.dialects import DIALECTS, dialect
 from rmsprop.explain import explain
 from rmsprop.fit import Model, fit
@@ -12,10 +13,12 @@ from rmsprop.scaling import scaled_for_batch
 __version__ = "0.1.0"
 __all__ = [
     "DIALECTS",
+    "Comparison",
     "Model",
     "RMSprop",
     "Rprop",
     "Rule",
+    "compare",
     "dialect",
     "explain",
     "fit",

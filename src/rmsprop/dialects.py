@@ -138,6 +138,22 @@ HEAVYBALL = _row(
     Rule(2.5e-3, 0.99, 1e-6, "floor", bias_correction=True, decay_mode="decoupled"),
     "heavyball 3.2.1, heavyball/__init__.py (RMSprop)",
 )
+MODERN = _row(
+    "modern",
+    Rule(
+        1e-2,
+        0.99,
+        1e-8,
+        "outside",
+        bias_correction=True,
+        momentum=0.7,
+        momentum_form="ema",
+        decay_mode="decoupled",
+        clip=2.0,
+    ),
+    "this project's own, chosen by measurement: docs/quality.md",
+    "made to be used with averaged weights, or with a learning rate that falls to 0",
+)
 
 
 def dialect(name: object, **overrides: object) -> Rule:

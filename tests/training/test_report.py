@@ -1,5 +1,4 @@
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -10,34 +9,12 @@ from rmsprop import DIALECTS, Rule
 from rmsprop.training.report import formula, render
 from rmsprop.training.result import summary
 
+from ..page import Page
+
 n = 80
 rng = np.random.default_rng(0)
 A = rng.normal(size=n)
 EVIL = "<script>alert('$x$')</script>"
-
-
-class Page(HTMLParser):
-    """The tags of a page, every attribute that could fetch something, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.text, self.open = [], [], "", []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
-        self.open += [tag] * (tag not in ("meta", "br"))
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.text += f" {text}"
 
 
 def page_of(target, **options):
@@ -86,7 +63,7 @@ def test_it_shows_how_the_steps_of_each_layer_went():
     for part in ("Effective step size", "Update-to-weight ratio", "layer 2: 4 → 1", "a rule of thumb, no more"):
         assert part in words
     assert "from the first epoch on: most gradients are so small that epsilon (10)" in words
-    assert "var(--layer-1)" in text
+    assert "var(--series-1)" in text
     model.layers = []  # as of a run of an older version
     assert "Effective step size" not in render(model)
 

@@ -1,57 +1,13 @@
-"""The drawings of report.html: SVG in the colours of the page, which knows light from dark."""
+"""The drawings of report.html, in the colours of the page."""
 
-import io
-import re
-from collections.abc import Callable
-from typing import Any, cast
-
-import matplotlib as mpl
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rmsprop.fit import Model
+from rmsprop.page import INK, LINE, SERIES, TEST, TRAIN
 from rmsprop.training.layers import Record
 
-#: Stand-ins that matplotlib can draw with; each becomes a colour of the page.
-COLOURS = {"#010101": "var(--ink)", "#020202": "var(--line)", "#030303": "var(--train)", "#040404": "var(--test)"}
-INK, LINE, TRAIN, TEST = COLOURS
-#: Of the layers, in their order.
-LAYERS = [f"#05050{n}" for n in range(1, 7)]
-COLOURS |= {stand_in: f"var(--layer-{n})" for n, stand_in in enumerate(LAYERS, 1)}
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": LINE,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 RULE_OF_THUMB = 1e-3  # of the update-to-weight ratio
-
-
-def chart(name: str, draw: Callable[[Axes], None]) -> Markup:
-    """An SVG drawing to stand in the page."""
-    with mpl.rc_context(cast(Any, STYLE | {"svg.hashsalt": name})):
-        figure = Figure(figsize=(6, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
-    for stand_in, colour in COLOURS.items():
-        svg = svg.replace(stand_in, colour)
-    return Markup(svg)  # our own drawing: no text of the user's is in it
 
 
 def losses(axes: Axes, model: Model) -> None:
@@ -93,7 +49,7 @@ def ratios(axes: Axes, layers: dict[str, list[Record]]) -> None:
 
 def shown(layers: dict[str, list[Record]]) -> dict[str, list[Record]]:
     """At most as many layers as there are colours, evenly spread from the first to the last."""
-    names, most = list(layers), len(LAYERS)
+    names, most = list(layers), len(SERIES)
     if len(names) > most:
         names = [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
     return {name: layers[name] for name in names}
@@ -101,8 +57,8 @@ def shown(layers: dict[str, list[Record]]) -> dict[str, list[Record]]:
 
 def _coloured(layers: dict[str, list[Record]]) -> list[tuple[str, list[Record]]]:
     """The layers' records, each with its colour; few layers get colours far from each other."""
-    apart = (len(LAYERS) - 1) / max(1, len(layers) - 1)
-    return [(LAYERS[round(i * apart)], found) for i, found in enumerate(layers.values())]
+    apart = (len(SERIES) - 1) / max(1, len(layers) - 1)
+    return [(SERIES[round(i * apart)], found) for i, found in enumerate(layers.values())]
 
 
 def _column(found: list[Record], name: str) -> list[float]:

@@ -1,15 +1,15 @@
 """report.html: one page that needs nothing else, light or dark, wide or narrow."""
 
 import re
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from rmsprop.fit import Model
+from rmsprop.page import chart
+from rmsprop.page import render as page
 from rmsprop.rule import Rule
-from rmsprop.training.charts import chart, losses, points, ratios, scores, shown, step_sizes
+from rmsprop.training.charts import losses, points, ratios, scores, shown, step_sizes
 from rmsprop.training.layers import about_ratios, about_step_sizes, by_layer
 from rmsprop.training.network import LESSONS
 from rmsprop.training.settings import Settings
@@ -23,20 +23,19 @@ def render(model: Model) -> str:
     charts += [(_score_title(model), chart("score", lambda axes: scores(axes, model)))]
     if "points" in model.result:
         charts += [("Predicted and true values", chart("points", lambda axes: points(axes, model)))]
-    source = files("rmsprop.training").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     settings = Settings.from_json(model.config["settings"])
-    return environment.from_string(source).render(
-        model=model,
-        result=model.result,
-        target=model.target,
-        charts=charts,
-        steps=_steps(model, settings),
-        formula=formula(settings.rule),
-        facts=_facts(model, settings),
-        lesson=LESSONS.get(settings.init),
-        settings=settings,
-    )
+    values = {
+        "model": model,
+        "result": model.result,
+        "target": model.target,
+        "charts": charts,
+        "steps": _steps(model, settings),
+        "formula": formula(settings.rule),
+        "facts": _facts(model, settings),
+        "lesson": LESSONS.get(settings.init),
+        "settings": settings,
+    }
+    return page("training/report.html.jinja", values)
 
 
 def _steps(model: Model, settings: Settings) -> list[tuple[str, Markup, list[str]]]:

@@ -41,9 +41,9 @@ FORMAT = 1
 COLUMNS = ("epoch", "train_loss", "test_loss", "test_score", "seconds", "optimizer_seconds")
 
 
-def numbered(name: str) -> Iterator[Path]:
+def numbered(name: str, folder: str = "runs") -> Iterator[Path]:
     """runs/NAME-001, runs/NAME-002, ...: where a run goes that was not told where."""
-    return (Path("runs") / f"{name}-{n:03}" for n in count(1))
+    return (Path(folder) / f"{name}-{n:03}" for n in count(1))
 
 
 def create(places: Iterable[Path], config: dict[str, Any], features: Features) -> Path:
@@ -75,8 +75,8 @@ def create(places: Iterable[Path], config: dict[str, Any], features: Features) -
 
 
 @contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Keep a second process from training the same run (where the system has file locks)."""
+def locked(folder: Path | None, name: str = CONFIG) -> Iterator[None]:
+    """Keep a second process from training the same run (where the system has file locks); `name` is a file of it."""
     try:
         import fcntl
     except ImportError:
@@ -84,7 +84,7 @@ def locked(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    with (folder / CONFIG).open() as file:
+    with (folder / name).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

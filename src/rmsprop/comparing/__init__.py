@@ -1,0 +1,1 @@
+"""The parts of `rmsprop.compare`: problems, candidates, training as replicas, statistics, the report."""

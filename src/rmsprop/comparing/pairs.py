@@ -1,0 +1,62 @@
+"""Comparisons in pairs: what two optimizers did with the same seeds, the same first weights and the same batches."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.special import stdtr, stdtrit
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Scores of one optimizer less those of another, seed by seed.
+
+    Attributes:
+        mean: of the differences.
+        low, high: its 95% interval, by Student's t.
+        higher, ties: with how many seeds the first had the higher score, and the same.
+        seeds: how many there are.
+        p: of Student's t-test on the differences, two-sided.
+    """
+
+    mean: float
+    low: float
+    high: float
+    higher: int
+    ties: int
+    seeds: int
+    p: float
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95% interval of the mean of at least two values, by Student's t; None of fewer."""
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def paired(scores: Sequence[float], others: Sequence[float]) -> Paired | None:
+    """What is known of scores - others, equally long; None with fewer than two pairs."""
+    differences = [a - b for a, b in zip(scores, others, strict=True)]
+    bounds = interval(differences)
+    if bounds is None:
+        return None
+    seeds, mean = len(differences), fmean(differences)
+    error = stdev(differences) / math.sqrt(seeds)
+    t = abs(mean) / error if error else math.inf if mean else 0.0
+    p = 2 * float(stdtr(seeds - 1, -t))
+    return Paired(mean, *bounds, sum(d > 0 for d in differences), differences.count(0), seeds, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p values corrected for their number by Holm's step-down: 0.05 then bounds the chance of any false alarm.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
+    """
+    corrected, largest = [0.0] * len(p), 0.0
+    for done, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - done) * p[i]))
+        corrected[i] = largest
+    return corrected

@@ -1,0 +1,154 @@
+"""The whole comparison in order: problems and optimizers in, results out, each kept as soon as it is there."""
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmsprop.checkpoint.disk import write
+from rmsprop.compare import Comparison
+from rmsprop.comparing import progress, report, timing
+from rmsprop.comparing.candidates import POINTS, Candidate
+from rmsprop.comparing.plan import Plan
+from rmsprop.comparing.problem import Problem
+from rmsprop.comparing.ranking import rank
+from rmsprop.comparing.sources import Source
+from rmsprop.comparing.sweep import CONFIG, Result, Store, sweep
+from rmsprop.comparing.verdict import verdict
+from rmsprop.training import run
+from rmsprop.training.job import versions
+from rmsprop.training.network import running_on, threads_for
+
+REPORT = "report.html"
+
+
+@dataclass
+class Job:
+    """A comparison that has been set up: what is compared, on what, and where it is kept."""
+
+    source: Source
+    plan: Plan
+    folder: Path | None
+    threads: int
+    shown: bool
+
+    def run(self) -> Comparison:
+        """Train what is not there yet, then judge all of it."""
+        candidates = self.plan.candidates()
+        with self.source.ready(self.plan) as problems:
+            settings = self._settings(problems)
+            self._tell_missing()
+            with ExitStack() as held:
+                store = None if self.folder is None else Store(self.folder, settings)
+                held.enter_context(run.locked(self.folder, CONFIG))
+                results = self._results(problems, candidates, store)
+        return self._judged(problems, results, settings)
+
+    def _tell_missing(self) -> None:
+        """Name on standard error what was left out and why."""
+        if self.shown:
+            for name, why in {**self.source.missing, **self.plan.missing()}.items():
+                print(f"left out: {name}: {why}", file=sys.stderr)
+
+    def _settings(self, problems: list[Problem]) -> dict[str, Any]:
+        """Everything that the numbers depend on, and what a resumed comparison needs."""
+        plain = {"source": self.source.as_json(), **self.plan.as_json(), "threads": self.threads}
+        return {**plain, "data": {p.name: fingerprint(p) for p in problems}, "versions": versions()}
+
+    def _results(self, problems: list[Problem], candidates: list[Candidate], store: Store | None) -> list[Result]:
+        units = [(problem, candidate) for problem in problems for candidate in candidates]
+        found = {} if store is None else self._kept(units, store)
+        rest = [(p, c) for p, c in units if (p.name, c.name) not in found]
+        with progress.shown(len(units), self.shown) as show:
+            for result in found.values():
+                show.known(result.problem, result.seconds)
+            show.expect([p.name for p, _ in rest], self._guesses([p for p, _ in rest]) if self.shown else {})
+            try:
+                for problem, candidate in rest:
+                    result = self._one(problem, candidate, show)
+                    if store is not None:
+                        store.put(result)
+                    found[problem.name, candidate.name] = result
+                    show.finish(result)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self._farewell(len(found), len(units))) from None
+        return [found[p.name, c.name] for p, c in units]
+
+    def _kept(self, units: list[tuple[Problem, Candidate]], store: Store) -> dict[tuple[str, str], Result]:
+        """What an earlier process has done."""
+        found = (store.get(p.name, c.name, self.plan.decay) for p, c in units)
+        return {(result.problem, result.candidate): result for result in found if result is not None}
+
+    def _one(self, problem: Problem, candidate: Candidate, show: progress.Show) -> Result:
+        show.start(problem.name, candidate.name)
+        with self._threads(problem), self.source.blamed():
+            lrs = None if self.plan.lrs is None else list(self.plan.lrs)
+            return sweep(problem, candidate, self._seeds(), self.plan.decay, show.tell, lrs)
+
+    def _guesses(self, problems: list[Problem]) -> dict[str, float]:
+        """About how many seconds one candidate will take on each problem."""
+        lrs = len(self.plan.lrs) if self.plan.lrs else POINTS
+        guesses = {}
+        for problem in {p.name: p for p in problems}.values():
+            with self._threads(problem), self.source.blamed(), torch.random.fork_rng(devices=[]):
+                guesses[problem.name] = timing.guess(problem, self._seeds(), lrs)
+        return guesses
+
+    def _seeds(self) -> list[int]:
+        return list(range(self.plan.seeds))
+
+    @contextmanager
+    def _threads(self, problem: Problem) -> Iterator[None]:
+        """As many threads as the comparison began with, or one where the work is too little for more."""
+        with running_on(self.threads):
+            replicas = self.plan.seeds * (len(self.plan.lrs) if self.plan.lrs else POINTS)
+            threads = threads_for(problem.start(0), problem.batch_size * replicas)
+        with running_on(threads):
+            yield
+
+    def _judged(self, problems: list[Problem], results: list[Result], settings: dict[str, Any]) -> Comparison:
+        rankings = rank(results)
+        abouts = {p.name: p.about for p in problems}
+        if self.folder is not None:
+            how = {"Settings": self._how(settings), "Versions": settings["versions"]}
+            write(self.folder / REPORT, report.render(rankings, abouts, how).encode())
+        return Comparison(abouts, results, rankings, verdict(rankings), settings, self.folder)
+
+    def _how(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings in words, for the report."""
+        plan = self.plan
+        grid = ", ".join(f"{lr:g}" for lr in plan.lrs) if plan.lrs else f"{POINTS} for each optimizer, two a decade"
+        return {
+            "of": self.source.about,
+            "learning rates": grid,
+            "schedule": "falling linearly to 0" if plan.decay else "constant",
+            "seeds": plan.seeds,
+            "steps": plan.steps or "the problem's own",
+            "rows a step": plan.batch_size or "the problem's own",
+            "threads": settings["threads"],
+        }
+
+    def _farewell(self, done: int, units: int) -> str:
+        """What a Ctrl-C has left, and how to go on from there."""
+        text = f"stopped with {done} of {units} optimizers done"
+        if self.folder is None:
+            return f"{text}; nothing was kept (out was not given)"
+        if self.source.in_memory:
+            return f"{text} and kept; go on with: rmsprop.compare(..., resume={str(self.folder)!r})"
+        return f"{text} and kept; go on with: rmsprop compare --resume {shlex.quote(str(self.folder))}"
+
+
+def fingerprint(problem: Problem) -> str:
+    """SHA-256 that changes with the data, the first weights, or the budget."""
+    digest = hashlib.sha256(f"{problem.steps} {problem.batch_size}".encode())
+    tensors = [x for split in (problem.train, problem.valid, problem.test) for x in split]
+    for x in [*tensors, *problem.start(0).parameters()]:
+        digest.update(f"{x.dtype} {tuple(x.shape)} ".encode())
+        digest.update(x.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""Starting a comparison, and going on with one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmsprop.compare import Comparison
+from rmsprop.comparing.plan import Plan
+from rmsprop.comparing.running import Job
+from rmsprop.comparing.sources import Memory, source_from, source_of
+from rmsprop.comparing.sweep import CONFIG, read
+from rmsprop.training.run import numbered
+
+FOLDER = "compare"  # NAME-001, NAME-002, ... in it, for who names no other
+
+
+def start(
+    problem: Any,
+    target: Any,
+    options: dict[str, Any],
+    *,
+    out: str | Path | None = None,
+    kept: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """A new comparison.
+
+    Args:
+        problem, target, out, progress: as `rmsprop.compare` has them.
+        options: the rest of its arguments.
+        kept: without `out`, keep it in the first folder that is free.
+    """
+    options = dict(options)
+    source = source_of(problem, target, options.pop("problems"), options["fast"])
+    plan = Plan.of(**options)
+    folder = None if out is None else Path(out)
+    if folder is None and kept:
+        folder = next(place for place in numbered(source.name, FOLDER) if not place.exists())
+    return Job(source, plan, folder, torch.get_num_threads(), progress).run()
+
+
+def resume(folder: Path, problem: Any = None, target: Any = None, *, progress: bool = False) -> Comparison:
+    """Go on with a comparison; what it comes to is what it would have come to without a stop.
+
+    Raises:
+        ValueError: no folder of a comparison, or its problem, data or versions have changed; nothing is written then.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder}: no folder of a comparison: it has no {CONFIG}")
+    settings = read(folder / CONFIG)
+    try:
+        plan, threads, found = Plan.from_json(settings), int(settings["threads"]), dict(settings["source"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: damaged or of another version: {error!r}") from error
+    if found["kind"] == "memory" and problem is not None:
+        source = source_of(problem, target, None, False)
+        if not isinstance(source, Memory):
+            raise ValueError(f"{folder}: its problem was in memory; expected that function or table")
+    elif problem is not None or target is not None:
+        raise ValueError(f"problem={problem!r}: expected nothing beside resume={str(folder)!r}, which has its own")
+    else:
+        source = source_from(found)
+    return Job(source, plan, folder, threads, progress).run()
