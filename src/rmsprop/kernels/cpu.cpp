@@ -30,19 +30,22 @@ constexpr int64_t AHEAD_ROWS = 8;          // rows of a table whose memory is as
 constexpr int64_t WIDE = 8;                // elements of a row that are worth a loop of their own
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
+constexpr int64_t CACHED = 2048;           // elements stepped and then averaged, where neither is needed
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
 constexpr int ROWWISE = 1024;  // one mean square for each row
+constexpr int AVERAGE = 2048;  // an average of the parameter, with a rate after the scalars
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
-enum Operand { P, G, V, M, B, OPERANDS };
-const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "step"};
-enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP_SIZE, PREV, STEP, KEY_COUNT };
+enum Operand { P, G, V, M, B, A, OPERANDS };
+const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "weight_avg", "step"};
+enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP_SIZE, PREV, WEIGHT_AVG, STEP, KEY_COUNT };
 
 struct Coefficients {
   Scalars<float> f32;
   Scalars<double> f64;
   RpropScalars<float> rprop32;
   RpropScalars<double> rprop64;
+  double rate = 0;  // of the average
 };
 inline const Scalars<float>& of(const Coefficients& k, float) { return k.f32; }
 inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; }
@@ -155,7 +158,8 @@ struct Row {
 };
 
 inline bool has(const Row& row, int operand) {
-  return operand <= V || (operand == M && row.flags & (CENTERED | RPROP)) || (operand == B && row.flags & MOMENTUM);
+  return operand <= V || (operand == M && row.flags & (CENTERED | RPROP)) || (operand == B && row.flags & MOMENTUM) ||
+         (operand == A && row.flags & AVERAGE);
 }
 
 // ---------------------------------------------------------------------------------------------- running over elements
@@ -207,6 +211,13 @@ void spread(const char* squares, int64_t begin, int64_t n, int64_t width, char* 
   }
 }
 
+// Averages n parameters that have just been stepped, as they are stored: at[P] has them after this too.
+void average_stored(const Row& row, const char* stored, char* const* at, int64_t n) {
+  const Dtype dtype = row.view[P].dtype;
+  if (is_narrow(dtype)) decode(dtype, stored, at[P], n);
+  (dtype == F64 ? average<double> : average<float>)(at[P], at[A], n, row.k->rate);
+}
+
 // Runs a loop over elements begin .. end of a row, in place where that can be. Otherwise they pass through blocks: gathered
 // where they are strided, converted where they have 16 bits, and back; so the bits are the same.
 // squares: of a parameter with one mean square for each row, what those from `begin` on are after the step.
@@ -217,7 +228,8 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
   const bool wide = row.view[P].dtype == F64;
   int64_t result = 0;
   for (int64_t i = begin, n; i < end; i += n) {
-    n = row.direct && !sums ? end - i : std::min(end - i, BLOCK);
+    n = !row.direct || sums ? BLOCK : row.flags & AVERAGE ? CACHED : end - i;
+    n = std::min(n, end - i);
     if (row.dithers()) n = std::min(n, row.same_key(i));
     for (int o = P; o < (writes ? OPERANDS : V); ++o) {
       if (!has(row, o) || (o == V && squares)) continue;
@@ -234,6 +246,7 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
     for (int o = P; writes && o < OPERANDS; ++o) {
       if (o == G || !has(row, o) || (o == V && squares)) continue;
       const View& a = row.view[o];
+      if (o == A) average_stored(row, stored[P], at, n);
       if (is_narrow(a.dtype)) encode(a.dtype, at[o], stored[o], n, row.dice(i), row.dithers(o) ? std::max(o - 1, 0) : -1);
       if (stored[o] == gathered[o]) copy(a, i, n, stored[o], true);
     }
@@ -523,6 +536,7 @@ bool read_slot(Table& table, Row& row, PyObject* state, int key, View& view) {
 
 int slot_key(const Row& row, int operand) {
   if (row.flags & RPROP) return operand == V ? STEP_SIZE : PREV;
+  if (operand == A) return WEIGHT_AVG;
   return operand == M ? GRAD_AVG : operand == B ? MOMENTUM_BUFFER : row.flags & CENTERED ? VARIANCE : SQUARE_AVG;
 }
 
@@ -623,16 +637,17 @@ void count(const View& c, double t) {
     write(c.data, 0, t);
 }
 
-const Coefficients* unpack(Table& table, PyObject* packed, bool rprop) {
+const Coefficients* unpack(Table& table, PyObject* packed, bool rprop, bool averages) {
   char* bytes = PyBytes_AsString(packed);
   if (!bytes) return nullptr;
   Coefficients k{};
   const size_t size = rprop ? sizeof k.rprop64 : sizeof k.f64;
-  if (PyBytes_Size(packed) != Py_ssize_t(size)) {
-    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS, or RPROP_SCALARS");
+  if (PyBytes_Size(packed) != Py_ssize_t(size + averages * sizeof k.rate)) {
+    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS, or RPROP_SCALARS, and a rate");
     return nullptr;
   }
   std::memcpy(rprop ? static_cast<void*>(&k.rprop64) : &k.f64, bytes, size);
+  if (averages) std::memcpy(&k.rate, bytes + size, sizeof k.rate);
 #define RMSPROP_ROUND(name) k.f32.name = float(k.f64.name);
   RMSPROP_SCALARS(RMSPROP_ROUND)
 #undef RMSPROP_ROUND
@@ -685,14 +700,14 @@ bool read_rows(Table& table, PyObject* given, Row& row) {
 // The scalars of one group: the same for every step number, or asked for once for each that occurs.
 class GroupScalars {
  public:
-  GroupScalars(Table& table, PyObject* source, int flags) : table_(table), source_(source), rprop_(flags & RPROP) {}
+  GroupScalars(Table& table, PyObject* source, int flags) : table_(table), source_(source), flags_(flags) {}
 
   const Coefficients* at(double t) {
     if (last_ && (fixed_ || t == last_t_)) return last_;
     fixed_ = PyBytes_Check(source_);
     PyObject* packed = fixed_ ? Py_NewRef(source_) : PyObject_CallFunction(source_, "L", static_cast<long long>(t));
     if (!packed) return nullptr;
-    last_ = unpack(table_, packed, rprop_);
+    last_ = unpack(table_, packed, flags_ & RPROP, flags_ & AVERAGE);
     last_t_ = t;
     Py_DECREF(packed);
     return last_;
@@ -703,7 +718,8 @@ class GroupScalars {
   PyObject* source_;
   const Coefficients* last_ = nullptr;
   double last_t_ = 0;
-  bool fixed_ = false, rprop_;
+  bool fixed_ = false;
+  int flags_;
 };
 
 bool add_group(Table& table, PyObject* group, int64_t number) {
@@ -742,6 +758,7 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     if (!(PyTuple_Check(g) ? read_rows(table, g, row) : table.reader.read(g, row.view[G]))) return false;
     for (int o = V; o < OPERANDS; ++o)
       if (has(row, o) && !read_slot(table, row, state, slot_key(row, o), row.view[o])) return false;
+    if (row.rows && flags & AVERAGE) return refuse(row, "averaged weights need a dense gradient");
     if (row.is_rowwise() && !row.rows) {
       table.touched.emplace_back();
       row.rows = &table.touched.back();

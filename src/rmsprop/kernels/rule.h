@@ -119,6 +119,18 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
   return skipped;
 }
 
+// Averages after a step that has been made: `update` in rmsprop/averaging.py.
+template <class S>
+void average(const char* pa, char* aa, int64_t n, double exact) {
+  const S rate = S(exact);
+  const bool whole = exact == 1;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const S p = read<S>(pa, i), a = read<S>(aa, i), moved = flush(a + rate * (p - a));
+    write(aa, i, (a == p) | whole ? p : moved);
+  }
+}
+
 // Whether any entry of g is one that nonfinite="error" refuses.
 template <class S, bool DECAY>
 bool unusable(const char* pa, const char* ga, int64_t n, const Scalars<S> k) {
