@@ -30,7 +30,6 @@ constexpr int64_t AHEAD_ROWS = 8;          // rows of a table whose memory is as
 constexpr int64_t WIDE = 8;                // elements of a row that are worth a loop of their own
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
-constexpr int64_t CACHED = 2048;           // elements stepped and then averaged, where neither is needed
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
 constexpr int ROWWISE = 1024;  // one mean square for each row
@@ -57,17 +56,16 @@ using Measure = void (*)(const char* before, char* const* at, int64_t n, const C
 using Squares = void (*)(const char* p, const char* g, int64_t n, const Coefficients& k, double& sum, int64_t& used);
 using CatchUp = void (*)(char* const* at, int64_t n, const Factors& k);
 
-template <class S, int FLAGS>
+template <class S, int FLAGS, bool AVERAGES, bool NEUTRAL = false>
 int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
-      at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+  return update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY), NEUTRAL, AVERAGES>(
+      at[P], at[G], at[V], at[M], at[B], n, of(k, S()), at[A], k.rate);
 }
 
 // The plain rule, a third shorter: at memory speed the processor looks that much further ahead.
-template <class S>
+template <class S, bool AVERAGES>
 int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
-  if (!neutral(of(k, S()))) return step_loop<S, 0>(at, n, k);
-  return update<S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+  return (neutral(of(k, S())) ? step_loop<S, 0, AVERAGES, true> : step_loop<S, 0, AVERAGES>)(at, n, k);
 }
 
 template <class S, int FLAGS>
@@ -104,15 +102,16 @@ void catch_up_loop(char* const* at, int64_t n, const Factors& k) {
 }
 
 struct Loops {
-  Loop step[KINDS], check[KINDS];
+  Loop step[KINDS], averaged_step[KINDS], check[KINDS];
   Measure measure[KINDS];
   Squares squares[KINDS];
   CatchUp catch_up[KINDS];
 };
 template <class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{FLAGS ? step_loop<S, FLAGS> : plain_loop<S>...}, {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...},
-          {squares_loop<S, FLAGS>...}, {catch_up_loop<S, FLAGS>...}};
+  return {{FLAGS ? step_loop<S, FLAGS, false> : plain_loop<S, false>...},
+          {FLAGS ? step_loop<S, FLAGS, true> : plain_loop<S, true>...},
+          {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...}, {squares_loop<S, FLAGS>...}, {catch_up_loop<S, FLAGS>...}};
 }
 const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
             DOUBLE_LOOPS = each<double>(std::make_integer_sequence<int, KINDS>());
@@ -138,8 +137,12 @@ struct Row {
   int kind() const { return flags & (KINDS - 1); }
   Loop step_loop() const {
     if (flags & RPROP) return view[P].dtype == F64 ? rprop_loop_for<double>(flags) : rprop_loop_for<float>(flags);
-    return loops().step[kind()];
+    return (averages() && !averages_rounded() ? loops().averaged_step : loops().step)[kind()];
   }
+
+  // Whether there is an average, and whether that takes a pass of its own, over parameters that have been rounded.
+  bool averages() const { return flags & AVERAGE; }
+  bool averages_rounded() const { return averages() && is_narrow(view[P].dtype); }
 
   // Whether there is one mean square for each row.
   bool is_rowwise() const { return flags & ROWWISE && view[P].ndim > 1 && !view[V].same_shape(view[P]); }
@@ -159,7 +162,7 @@ struct Row {
 
 inline bool has(const Row& row, int operand) {
   return operand <= V || (operand == M && row.flags & (CENTERED | RPROP)) || (operand == B && row.flags & MOMENTUM) ||
-         (operand == A && row.flags & AVERAGE);
+         (operand == A && row.averages());
 }
 
 // ---------------------------------------------------------------------------------------------- running over elements
@@ -211,13 +214,6 @@ void spread(const char* squares, int64_t begin, int64_t n, int64_t width, char* 
   }
 }
 
-// Averages n parameters that have just been stepped, as they are stored: at[P] has them after this too.
-void average_stored(const Row& row, const char* stored, char* const* at, int64_t n) {
-  const Dtype dtype = row.view[P].dtype;
-  if (is_narrow(dtype)) decode(dtype, stored, at[P], n);
-  (dtype == F64 ? average<double> : average<float>)(at[P], at[A], n, row.k->rate);
-}
-
 // Runs a loop over elements begin .. end of a row, in place where that can be. Otherwise they pass through blocks: gathered
 // where they are strided, converted where they have 16 bits, and back; so the bits are the same.
 // squares: of a parameter with one mean square for each row, what those from `begin` on are after the step.
@@ -228,8 +224,7 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
   const bool wide = row.view[P].dtype == F64;
   int64_t result = 0;
   for (int64_t i = begin, n; i < end; i += n) {
-    n = !row.direct || sums ? BLOCK : row.flags & AVERAGE ? CACHED : end - i;
-    n = std::min(n, end - i);
+    n = row.direct && !sums ? end - i : std::min(end - i, BLOCK);
     if (row.dithers()) n = std::min(n, row.same_key(i));
     for (int o = P; o < (writes ? OPERANDS : V); ++o) {
       if (!has(row, o) || (o == V && squares)) continue;
@@ -246,7 +241,10 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
     for (int o = P; writes && o < OPERANDS; ++o) {
       if (o == G || !has(row, o) || (o == V && squares)) continue;
       const View& a = row.view[o];
-      if (o == A) average_stored(row, stored[P], at, n);
+      if (o == A && row.averages_rounded()) {
+        decode(row.view[P].dtype, stored[P], at[P], n);
+        average<float>(at[P], at[A], n, row.k->rate);
+      }
       if (is_narrow(a.dtype)) encode(a.dtype, at[o], stored[o], n, row.dice(i), row.dithers(o) ? std::max(o - 1, 0) : -1);
       if (stored[o] == gathered[o]) copy(a, i, n, stored[o], true);
     }
@@ -454,7 +452,7 @@ int64_t step_piece(const Row& row, int64_t begin, int64_t end) {
 // The same, and each block measured while it is in cache.
 int64_t watched_piece(const Row& row, int64_t begin, int64_t end) {
   Sums sums;
-  sums.skipped = visit_any(row, begin, end, row.loops().step[row.kind()], true, &sums);
+  sums.skipped = visit_any(row, begin, end, row.step_loop(), true, &sums);
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   row.sums += sums;
