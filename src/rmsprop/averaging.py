@@ -2,8 +2,8 @@ r"""Averaged weights: the definition. They are evaluated with in the place of th
 
     a_1 = p_1,    a_t = a_{t-1} + (gamma + 1) / (t + gamma) (p_t - a_{t-1})
 
-with p_t the parameter as it is stored after its step t. gamma = 0 is the mean of all steps (Polyak and Ruppert); a larger
-gamma forgets early ones: step s has a weight in a_t that is about proportional to s^gamma.
+with p_t the parameter as it is stored after its step t. gamma = 0 is the mean of all steps (Polyak and Ruppert); a
+larger gamma forgets early ones: step s has a weight in a_t that is about proportional to s^gamma.
 
 Source: O. Shamir and T. Zhang, Stochastic gradient descent for non-smooth optimization, ICML 2013, arXiv:1212.1824,
 section 4 (polynomial-decay averaging).

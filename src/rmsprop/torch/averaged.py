@@ -21,10 +21,10 @@ class Averaging(Stepping):
     def averaged(self) -> Iterator[None]:
         """Within this block the parameters hold their averages; then again, bit for bit, what they held before.
 
-        Parameters of groups without `averaging`, and those that have not been stepped, stay as they are. They change in
-        place, one after the other, so that the model needs not know: the memory beyond them is one parameter's, or,
-        where average and parameter differ in dtype (bfloat16, float16), a copy of these parameters. What is written to a
-        parameter within the block is lost, or becomes its average.
+        Parameters of groups without `averaging`, and those that have not been stepped, stay as they are. The others
+        change in place, one after the other. That takes the memory of one parameter, or, where average and parameter
+        differ in dtype (bfloat16, float16), of all of them. What is written to a parameter within the block is lost, or
+        becomes its average.
 
         Raises:
             ValueError: no group has `averaging`.
@@ -70,7 +70,7 @@ class Averaging(Stepping):
 
 @torch.no_grad()
 def _take(p: Any, average: Any) -> Tensor | None:
-    """Puts an average into its parameter; returns what that held, or None where it has changed places with the average."""
+    """Puts an average into its parameter; returns what that held, or None where it is in the average's place."""
     here, there = real(local(p).detach()), real(local(average).detach())
     kept = here.clone()
     here.copy_(there)

@@ -56,11 +56,11 @@ class RMSprop(Averaging):
             more dimensions, 4 bytes a row: v <- alpha v + (1 - alpha) (mean of g^2 over the row), of shape
             (rows, 1, ..., 1). Not with `centered`, complex parameters, in graphs (`capturable`, torch.compile), or for
             shards along another dimension than the first; nor does torch.optim.RMSprop take such a state.
-        averaging: keep an average of the weights, in the step itself, for `averaged` to evaluate with: True, or gamma, a
-            number of at least 0, for a_t = a_{t-1} + (gamma + 1) / (t + gamma) (p_t - a_{t-1}), a_1 = p_1, t being
-            the parameter's own step count; 0 is the mean of all steps, True is 8. The average is in the state, in its
-            dtype, as `weight_avg`. Turned on later it starts at the parameter as it is then. Not with
-            `differentiable`, nor for sparse gradients but with sparse="dense".
+        averaging: let the step keep an average of the weights, for `averaged` to evaluate with: True, or gamma, a
+            number of at least 0, for a_t = a_{t-1} + (gamma + 1) / (t + gamma) (p_t - a_{t-1}), a_1 = p_1, with t the
+            parameter's own step count; 0 is the mean of all steps, True is 8. It is part of the state, in its dtype,
+            as `weight_avg`. Turned on later, it starts at the parameter as it is then. Not with `differentiable`;
+            sparse gradients need sparse="dense".
         decoupled_weight_decay: take lr * weight_decay * p off the parameter instead; None is the dialect's.
 
     Attributes:
