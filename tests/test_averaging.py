@@ -53,5 +53,5 @@ def test_options():
     assert slots(None) == {}
     assert slots(0.0) == {"a": "weight_avg"}
     for bad in (-1, float("nan"), float("inf"), "yes", [1]):
-        with pytest.raises(OptionError, match="averaging=.*expected True, False or a finite number of at least 0"):
+        with pytest.raises(OptionError, match=r"averaging=.*expected True, False or a finite number of at least 0"):
             gamma_of(bad)
