@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from rmsprop.torch import RMSprop
-from tests.distributed.problem import OPTIONS, assert_same, feed, network, sharded, train, values
+from tests.distributed.problem import OPTIONS, assert_same, feed, mesh, network, sharded, train, values
 
 
 def _whole(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -33,10 +34,10 @@ def shards_hold_averages_and_give_the_weights_back(rank: int, folder: Path) -> N
 
 
 def fsdp_evaluates_with_averages_and_trains_on(rank: int, folder: Path) -> None:
-    """What a forward pass within the block has gathered is not what the next step is made with."""
+    """A module at the root keeps what it has gathered until a backward pass, or `reshard`."""
     x, results = torch.randn(8, 7, generator=torch.Generator().manual_seed(9)), []
     for evaluates in (False, True):
-        model = sharded(network())
+        model = fully_shard(network(), mesh=mesh())
         optimizer = RMSprop(model.parameters(), **OPTIONS, averaging=True)
         train(model, optimizer)
         if evaluates:
