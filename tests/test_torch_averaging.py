@@ -122,6 +122,7 @@ def test_the_block_holds_averages_and_gives_the_weights_back(make, dtype):
     for _ in range(3):
         optimizer.step()
     optimizer.init_state()
+    late.data.fill_(7)  # which its state, made but never stepped, has not seen
     everything = [*model, late, other]
     before = [p.detach().clone() for p in everything]
     kept = [optimizer.state[p]["weight_avg"].clone() for p in model]
@@ -129,6 +130,8 @@ def test_the_block_holds_averages_and_gives_the_weights_back(make, dtype):
     with optimizer.averaged():
         assert all(torch.equal(p, a.to(dtype)) for p, a in zip(model, kept, strict=True))
         assert not torch.equal(model[0], before[0])
+        if dtype != torch.bfloat16:  # no third copy: they have changed places
+            assert torch.equal(optimizer.state[model[0]]["weight_avg"], before[0])
         assert torch.equal(late, before[-2])
         assert torch.equal(other, before[-1])
         assert [p.data_ptr() for p in everything] == places
