@@ -14,7 +14,7 @@ MODULES = sorted(str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py"))
 #: Layers from the bottom: a module may import from its own line (its package) and from the lines above it.
 LAYERS = [
     ["rule", "rprop"],
-    ["dialects", "missed", "rowwise"],
+    ["averaging", "dialects", "missed", "rowwise"],
     ["recipes", "scaling"],
     ["kernels"],
     ["numpy", "torch", "jax"],

@@ -22,7 +22,7 @@ from time import monotonic, sleep
 
 ROOT = Path(__file__).parents[2]
 SIZE = 2
-MODULES = ("engines", "shards", "checkpoints")
+MODULES = ("engines", "shards", "checkpoints", "averages")
 PATIENCE = timedelta(seconds=20)  # of one process with the other
 LIMIT = 120  # seconds for everything
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop.averaging import SLOT
 from rmsprop.checkpoint import slots
 from rmsprop.checkpoint.libraries import fitted, library
 from rmsprop.checkpoint.slots import Array, Entry
@@ -18,10 +19,11 @@ _ONE_COUNT = ("keras", "optax", "tf1")  # of steps, for all parameters
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that share a rule."""
+    """Parameters that share a rule, and the gamma of an average of their weights (`rmsprop.averaging`), or None."""
 
     rule: Rule
     names: tuple[str, ...]
+    averaging: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class Checkpoint:
         groups: every parameter's name once, with its rule.
         state: for each parameter that has been stepped, {"step": int, "square_avg": array, ...}; as many of
             `square_avg`, `variance`, `grad_avg` and `momentum_buffer` as its rule needs. Centered state has `variance`
-            (ours), `square_avg` (other libraries'), or both. Arrays are NumPy's, of float16, 32 or 64 or complex;
-            bfloat16 is held as float32, which has all its numbers. They are copies.
+            (ours), `square_avg` (other libraries'), or both. Averaged weights are `weight_avg`. Arrays are NumPy's, of
+            float16, 32 or 64 or complex; bfloat16 is held as float32, which has all its numbers. They are copies.
         notes: what did not come through unchanged, a sentence each.
 
     Example:
@@ -61,6 +63,18 @@ class Checkpoint:
         if len(rules) != 1:
             raise ValueError(f"{len(rules)} rules: expected one for all parameters; {self._differences()}")
         return rules.pop()
+
+    @property
+    def averaging(self) -> float | None:
+        """The gamma of the averages of all parameters, or None.
+
+        Raises:
+            ValueError: there are several.
+        """
+        found = {group.averaging for group in self.groups}
+        if len(found) > 1:
+            raise ValueError(f"the groups differ in averaging, {sorted(map(str, found))}: expected one for all")
+        return found.pop() if found else None
 
     def _differences(self) -> str:
         first = self.groups[0].rule if self.groups else Rule()
@@ -111,7 +125,7 @@ class Checkpoint:
         for name, value in options.items():
             if name not in OPTIONS:
                 raise ValueError(f"{name}={value!r}: no such option; expected one of {', '.join(OPTIONS)}")
-        return replace(self, groups=tuple(Group(group.rule.replace(**options), group.names) for group in self.groups))
+        return replace(self, groups=tuple(replace(group, rule=group.rule.replace(**options)) for group in self.groups))
 
     def renamed(self, names: Mapping[str, str] | Callable[[str], str]) -> "Checkpoint":
         """With other names: a dict (what it lacks stays), or a function of the name.
@@ -127,7 +141,7 @@ class Checkpoint:
             new = {name: names(name) for name in self.names}
         if len(set(new.values())) < len(new):
             raise ValueError(f"names: two parameters would have one name: {list(new.values())}")
-        groups = tuple(Group(group.rule, tuple(new[name] for name in group.names)) for group in self.groups)
+        groups = tuple(replace(group, names=tuple(new[name] for name in group.names)) for group in self.groups)
         return replace(self, groups=groups, state={new.get(name, name): e for name, e in self.state.items()})
 
     def mapped(self, function: Callable[[str, Array], Array]) -> "Checkpoint":
@@ -147,13 +161,14 @@ class Checkpoint:
         Raises:
             ValueError: other parameters, or parameters of different rules in one group.
         """
-        rules, wanted = self.rules, [tuple(group) for group in groups]
-        match_names([name for group in wanted for name in group], rules)
+        here = {name: replace(group, names=()) for group in self.groups for name in group.names}
+        wanted = [tuple(group) for group in groups]
+        match_names([name for group in wanted for name in group], here)
         result = []
         for group in wanted:
-            if len({rules[name] for name in group}) > 1:
+            if len({here[name] for name in group}) > 1:
                 raise ValueError(f"{list(group)} have different rules here: expected them in groups of their own")
-            result += [Group(rules[group[0]], group)] if group else []
+            result += [replace(here[group[0]], names=group)] if group else []
         return replace(self, groups=tuple(result))
 
     def adapted(self, to: str) -> "Checkpoint":
@@ -168,8 +183,11 @@ class Checkpoint:
         groups, state, notes = [], dict(self.state), list(self.notes)
         for group in self.groups:
             rule, factor, more = fitted(group.rule, to)
-            groups.append(Group(rule, group.names))
             stepped = [name for name in group.names if name in state]
+            if averages := to != "rmsprop" and group.averaging is not None:
+                more.append(f"{SLOT} is left out: {library(to).title} keeps no average of the weights")
+                state |= {name: {k: x for k, x in state[name].items() if k != SLOT} for name in stepped}
+            groups.append(Group(rule, group.names, None if averages else group.averaging))
             for name in stepped if factor != 1 else ():
                 buffer = slots.rescaled(state[name]["momentum_buffer"], factor)
                 state[name] = {**state[name], "momentum_buffer": buffer}

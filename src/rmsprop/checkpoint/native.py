@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop.averaging import gamma_of
 from rmsprop.checkpoint import slots
 from rmsprop.checkpoint.disk import parsing, write
 from rmsprop.checkpoint.form import Checkpoint, Group, array
@@ -58,7 +59,7 @@ def native_bytes(checkpoint: Checkpoint) -> bytes:
     facts = {
         "kind": KIND,
         "format": FORMAT,
-        "groups": [{"rule": _options(group.rule), "names": list(group.names)} for group in checkpoint.groups],
+        "groups": [_group(group) for group in checkpoint.groups],
         "steps": {name: entry["step"] for name, entry in checkpoint.state.items()},
         "complex": sorted(name for name, x in tensors.items() if x.dtype.kind == "c"),
         "notes": list(checkpoint.notes),
@@ -68,6 +69,11 @@ def native_bytes(checkpoint: Checkpoint) -> bytes:
     flat = {name: np.ascontiguousarray(slots.real(x)).reshape(slots.real(x).shape) for name, x in tensors.items()}
     packed: bytes = pack(flat, _metadata(text))
     return packed
+
+
+def _group(group: Group) -> dict[str, Any]:
+    average = {} if group.averaging is None else {"averaging": group.averaging}
+    return {"rule": {name: getattr(group.rule, name) for name in OPTIONS}, "names": list(group.names), **average}
 
 
 def _metadata(text: str) -> dict[str, str]:
@@ -99,7 +105,10 @@ def load(path: str | Path, *, strict: bool = True) -> Checkpoint:
 
 
 def _unpacked(tensors: dict[str, Array], facts: dict[str, Any], notes: tuple[str, ...]) -> Checkpoint:
-    groups = tuple(Group(Rule(**group["rule"]), tuple(group["names"])) for group in facts["groups"])
+    groups = tuple(
+        Group(Rule(**group["rule"]), tuple(group["names"]), gamma_of(group.get("averaging")))
+        for group in facts["groups"]
+    )
     state: dict[str, Entry] = {name: {"step": step} for name, step in facts["steps"].items()}
     for name, x in tensors.items():
         parameter, _, slot = name.rpartition(".")
@@ -155,7 +164,3 @@ def _digest(x: Array) -> str:
     """A checksum of dtype, shape and bytes."""
     head = f"{x.dtype.name} {x.shape} ".encode()
     return hashlib.sha256(head + np.ascontiguousarray(x).tobytes()).hexdigest()
-
-
-def _options(rule: Rule) -> dict[str, Any]:
-    return {name: getattr(rule, name) for name in OPTIONS}

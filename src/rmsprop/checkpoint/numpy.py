@@ -5,6 +5,7 @@ from ast import literal_eval
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rmsprop.averaging import gamma_of
 from rmsprop.checkpoint import slots
 from rmsprop.checkpoint.form import Checkpoint, Group, array, match_names
 from rmsprop.checkpoint.torch import whole
@@ -41,7 +42,8 @@ def from_numpy(state_dict: Mapping[str, Any], *, strict: bool = True) -> Checkpo
         state[plain(name.removeprefix("params"))] = {"step": whole(entry["step"]), **arrays}
     if len(state) < len(state_dict["state"]):
         raise ValueError(f"state_dict: two parameters would have one name: {list(state_dict['state'])}")
-    checkpoint = Checkpoint((Group(rule, tuple(state)),), state)
+    gamma = gamma_of(state_dict.get("averaging"))
+    checkpoint = Checkpoint((Group(rule, tuple(state), gamma),), state)
     return checkpoint.check() if strict else checkpoint
 
 
@@ -56,6 +58,7 @@ def to_numpy(checkpoint: Checkpoint, *, names: Iterable[str] | None = None) -> d
     Raises:
         ValueError: several rules, other names, or a parameter without state.
     """
+    average = {} if checkpoint.averaging is None else {"averaging": checkpoint.averaging}
     entries, rule = dict(zip(checkpoint.check().names, checkpoint.stepped(), strict=True)), checkpoint.rule
     if names is None:
         positional = list(entries) == [str(i) for i in range(len(entries))]
@@ -66,5 +69,6 @@ def to_numpy(checkpoint: Checkpoint, *, names: Iterable[str] | None = None) -> d
     return {
         "format": _FORMAT,
         "rule": {option: getattr(rule, option) for option in OPTIONS},
+        **average,
         "state": {theirs: slots.kept(entries[name], rule) for name, theirs in ours.items()},
     }

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop.averaging import SLOT
 from rmsprop.rule import Rule
 
 Array = NDArray[Any]
 Entry = dict[str, Any]
 #: Everything an entry may have beside "step".
-SLOTS = ("square_avg", "variance", "grad_avg", "momentum_buffer")
+SLOTS = ("square_avg", "variance", "grad_avg", "momentum_buffer", SLOT)
 _NEVER_NEGATIVE = ("square_avg", "variance")
 
 
@@ -50,9 +51,13 @@ def variance(entry: Mapping[str, Any]) -> Array:
 def kept(entry: Mapping[str, Any], rule: Rule) -> Entry:
     """The state of `entry` under the names that our own front ends keep for the rule."""
     make = {"v": variance if rule.centered else square_avg}
-    return {"step": entry["step"]} | {
-        name: make[slot](entry) if slot in make else entry[name] for slot, name in rule.slots().items()
-    }
+    arrays = {name: make[slot](entry) if slot in make else entry[name] for slot, name in rule.slots().items()}
+    return {"step": entry["step"], **arrays, **averages(entry)}
+
+
+def averages(entry: Mapping[str, Any]) -> Entry:
+    """The average of the weights, where there is one."""
+    return {SLOT: entry[SLOT]} if SLOT in entry else {}
 
 
 def rescaled(buffer: Array, factor: float) -> Array:
@@ -67,9 +72,9 @@ def needed(rule: Rule) -> tuple[tuple[str, ...], ...]:
     return (*first, ("momentum_buffer",)) if rule.momentum else first
 
 
-def of_rule(entry: Mapping[str, Any], rule: Rule) -> Entry:
-    """The entry without arrays that its rule has no use for, such as the buffer of a momentum that is 0 now."""
-    useful = {slot for names in needed(rule) for slot in names}
+def of_rule(entry: Mapping[str, Any], rule: Rule, averaging: float | None = None) -> Entry:
+    """The entry without arrays that its group has no use for, such as the buffer of a momentum that is 0 now."""
+    useful = {slot for names in needed(rule) for slot in names} | ({SLOT} if averaging is not None else set())
     return {slot: x for slot, x in entry.items() if slot == "step" or slot in useful}
 
 
@@ -89,7 +94,8 @@ def faults(name: str, entry: Mapping[str, Any], rule: Rule) -> Iterator[str]:
         if numbers.dtype.kind != "f":
             yield f"{name}: {slot} has dtype {numbers.dtype}: expected floats"
             continue
-        if bad := numbers.size - np.count_nonzero(np.isfinite(numbers)):
+        fine = ~np.isnan(numbers) if slot == SLOT else np.isfinite(numbers)  # that of an infinite weight is infinite
+        if bad := numbers.size - np.count_nonzero(fine):
             yield f"{name}: {slot} has {bad} numbers that are not finite"
         if slot in _NEVER_NEGATIVE and (negative := np.count_nonzero(numbers < 0)):
             yield f"{name}: {slot} has {negative} negative numbers, the least {np.nanmin(numbers)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop.averaging import gamma_of
 from rmsprop.checkpoint import slots
 from rmsprop.checkpoint.form import Checkpoint, Group, array, match_names
 from rmsprop.checkpoint.libraries import arguments, rule_of
@@ -93,10 +94,11 @@ def _read(
     for group, ids, own in named(found, names):
         rule, more = rule_of(library, group, options, strict=strict)
         notes += [note for note in more if note not in notes]
-        groups.append(Group(rule, tuple(own)))
+        gamma = gamma_of(group.get("averaging"))
+        groups.append(Group(rule, tuple(own), gamma))
         for index, name in zip(ids, own, strict=True):
             if entry := _entry(found["state"].get(index, {})):
-                state[name] = slots.of_rule(entry, rule)
+                state[name] = slots.of_rule(entry, rule, gamma)
     checkpoint = Checkpoint(tuple(groups), state, tuple(notes))
     return checkpoint.check() if strict else checkpoint
 
@@ -222,7 +224,8 @@ def to_torch(checkpoint: Checkpoint, library: str = "torch", *, names: Any = Non
         ids = list(range(position, position + len(group.names)))
         position += len(ids)
         own = {} if positional else {"param_names": list(group.names)}
-        groups.append({**own, **arguments(group.rule, library), **_REST[library], "params": ids})
+        average = {} if group.averaging is None else {"averaging": group.averaging}
+        groups.append({**own, **arguments(group.rule, library), **average, **_REST[library], "params": ids})
         for i, name in zip(ids, group.names, strict=True):
             if name in checkpoint.state:
                 state[i] = _state(checkpoint.state[name], group, library)
@@ -253,7 +256,7 @@ def _state(entry: Entry, group: Group, library: str) -> dict[str, Any]:
     result: dict[str, Any] = {"step": torch.tensor(float(entry["step"]))}
     if library == "adam":  # with betas[0] = 0 the first average is overwritten before it is used
         return {**result, "exp_avg": torch.zeros(square.shape), "exp_avg_sq": torch.from_numpy(square.copy())}
-    arrays = {"square_avg": square}
+    arrays = {"square_avg": square, **slots.averages(entry)}
     if group.rule.momentum:
         arrays["momentum_buffer"] = entry["momentum_buffer"]
     if group.rule.centered:

@@ -6,6 +6,8 @@ A kernel takes *groups*: tensors that share one `Rule`. One call makes the whole
   the alignment, the strides, the tail, the number of threads or the way the work is split.
 * Scalars are derived once on the host, in double, by `Rule.scalars(t)`, and rounded once to the dtype of the
   arithmetic: float64 for float64 parameters, float32 for all others.
+* An average of the weights is `rmsprop.averaging.update` of the parameters as they are stored; its rate comes with the
+  scalars. It needs a dense gradient.
 * State has the dtype of the arithmetic, or is bfloat16 that is rounded at random. Gradients have their parameter's
   dtype and are never written.
 * The squares of a row (`rmsprop.rowwise`) are summed in double, always in the same order, but not the order of NumPy or

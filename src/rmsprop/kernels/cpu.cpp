@@ -33,16 +33,18 @@ constexpr int64_t BLOCK = 512;             // elements gathered or converted at 
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
 constexpr int ROWWISE = 1024;  // one mean square for each row
+constexpr int AVERAGE = 2048;  // an average of the parameter, with a rate after the scalars
 constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
-enum Operand { P, G, V, M, B, OPERANDS };
-const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "step"};
-enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP_SIZE, PREV, STEP, KEY_COUNT };
+enum Operand { P, G, V, M, B, A, OPERANDS };
+const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "weight_avg", "step"};
+enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP_SIZE, PREV, WEIGHT_AVG, STEP, KEY_COUNT };
 
 struct Coefficients {
   Scalars<float> f32;
   Scalars<double> f64;
   RpropScalars<float> rprop32;
   RpropScalars<double> rprop64;
+  double rate = 0;  // of the average
 };
 inline const Scalars<float>& of(const Coefficients& k, float) { return k.f32; }
 inline const Scalars<double>& of(const Coefficients& k, double) { return k.f64; }
@@ -54,17 +56,16 @@ using Measure = void (*)(const char* before, char* const* at, int64_t n, const C
 using Squares = void (*)(const char* p, const char* g, int64_t n, const Coefficients& k, double& sum, int64_t& used);
 using CatchUp = void (*)(char* const* at, int64_t n, const Factors& k);
 
-template <class S, int FLAGS>
+template <class S, int FLAGS, bool AVERAGES, bool NEUTRAL = false>
 int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(
-      at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+  return update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY), NEUTRAL, AVERAGES>(
+      at[P], at[G], at[V], at[M], at[B], n, of(k, S()), at[A], k.rate);
 }
 
 // The plain rule, a third shorter: at memory speed the processor looks that much further ahead.
-template <class S>
+template <class S, bool AVERAGES>
 int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
-  if (!neutral(of(k, S()))) return step_loop<S, 0>(at, n, k);
-  return update<S, false, false, false, false, true>(at[P], at[G], at[V], at[M], at[B], n, of(k, S()));
+  return (neutral(of(k, S())) ? step_loop<S, 0, AVERAGES, true> : step_loop<S, 0, AVERAGES>)(at, n, k);
 }
 
 template <class S, int FLAGS>
@@ -101,15 +102,16 @@ void catch_up_loop(char* const* at, int64_t n, const Factors& k) {
 }
 
 struct Loops {
-  Loop step[KINDS], check[KINDS];
+  Loop step[KINDS], averaged_step[KINDS], check[KINDS];
   Measure measure[KINDS];
   Squares squares[KINDS];
   CatchUp catch_up[KINDS];
 };
 template <class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{FLAGS ? step_loop<S, FLAGS> : plain_loop<S>...}, {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...},
-          {squares_loop<S, FLAGS>...}, {catch_up_loop<S, FLAGS>...}};
+  return {{FLAGS ? step_loop<S, FLAGS, false> : plain_loop<S, false>...},
+          {FLAGS ? step_loop<S, FLAGS, true> : plain_loop<S, true>...},
+          {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...}, {squares_loop<S, FLAGS>...}, {catch_up_loop<S, FLAGS>...}};
 }
 const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
             DOUBLE_LOOPS = each<double>(std::make_integer_sequence<int, KINDS>());
@@ -135,8 +137,12 @@ struct Row {
   int kind() const { return flags & (KINDS - 1); }
   Loop step_loop() const {
     if (flags & RPROP) return view[P].dtype == F64 ? rprop_loop_for<double>(flags) : rprop_loop_for<float>(flags);
-    return loops().step[kind()];
+    return (averages() && !averages_rounded() ? loops().averaged_step : loops().step)[kind()];
   }
+
+  // Whether there is an average, and whether that takes a pass of its own, over parameters that have been rounded.
+  bool averages() const { return flags & AVERAGE; }
+  bool averages_rounded() const { return averages() && is_narrow(view[P].dtype); }
 
   // Whether there is one mean square for each row.
   bool is_rowwise() const { return flags & ROWWISE && view[P].ndim > 1 && !view[V].same_shape(view[P]); }
@@ -155,7 +161,8 @@ struct Row {
 };
 
 inline bool has(const Row& row, int operand) {
-  return operand <= V || (operand == M && row.flags & (CENTERED | RPROP)) || (operand == B && row.flags & MOMENTUM);
+  return operand <= V || (operand == M && row.flags & (CENTERED | RPROP)) || (operand == B && row.flags & MOMENTUM) ||
+         (operand == A && row.averages());
 }
 
 // ---------------------------------------------------------------------------------------------- running over elements
@@ -234,6 +241,10 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
     for (int o = P; writes && o < OPERANDS; ++o) {
       if (o == G || !has(row, o) || (o == V && squares)) continue;
       const View& a = row.view[o];
+      if (o == A && row.averages_rounded()) {
+        decode(row.view[P].dtype, stored[P], at[P], n);
+        average<float>(at[P], at[A], n, row.k->rate);
+      }
       if (is_narrow(a.dtype)) encode(a.dtype, at[o], stored[o], n, row.dice(i), row.dithers(o) ? std::max(o - 1, 0) : -1);
       if (stored[o] == gathered[o]) copy(a, i, n, stored[o], true);
     }
@@ -441,7 +452,7 @@ int64_t step_piece(const Row& row, int64_t begin, int64_t end) {
 // The same, and each block measured while it is in cache.
 int64_t watched_piece(const Row& row, int64_t begin, int64_t end) {
   Sums sums;
-  sums.skipped = visit_any(row, begin, end, row.loops().step[row.kind()], true, &sums);
+  sums.skipped = visit_any(row, begin, end, row.step_loop(), true, &sums);
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   row.sums += sums;
@@ -523,6 +534,7 @@ bool read_slot(Table& table, Row& row, PyObject* state, int key, View& view) {
 
 int slot_key(const Row& row, int operand) {
   if (row.flags & RPROP) return operand == V ? STEP_SIZE : PREV;
+  if (operand == A) return WEIGHT_AVG;
   return operand == M ? GRAD_AVG : operand == B ? MOMENTUM_BUFFER : row.flags & CENTERED ? VARIANCE : SQUARE_AVG;
 }
 
@@ -623,16 +635,17 @@ void count(const View& c, double t) {
     write(c.data, 0, t);
 }
 
-const Coefficients* unpack(Table& table, PyObject* packed, bool rprop) {
+const Coefficients* unpack(Table& table, PyObject* packed, bool rprop, bool averages) {
   char* bytes = PyBytes_AsString(packed);
   if (!bytes) return nullptr;
   Coefficients k{};
   const size_t size = rprop ? sizeof k.rprop64 : sizeof k.f64;
-  if (PyBytes_Size(packed) != Py_ssize_t(size)) {
-    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS, or RPROP_SCALARS");
+  if (PyBytes_Size(packed) != Py_ssize_t(size + averages * sizeof k.rate)) {
+    PyErr_SetString(PyExc_ValueError, "scalars: expected one double for each name in SCALARS, or RPROP_SCALARS, and a rate");
     return nullptr;
   }
   std::memcpy(rprop ? static_cast<void*>(&k.rprop64) : &k.f64, bytes, size);
+  if (averages) std::memcpy(&k.rate, bytes + size, sizeof k.rate);
 #define RMSPROP_ROUND(name) k.f32.name = float(k.f64.name);
   RMSPROP_SCALARS(RMSPROP_ROUND)
 #undef RMSPROP_ROUND
@@ -685,14 +698,14 @@ bool read_rows(Table& table, PyObject* given, Row& row) {
 // The scalars of one group: the same for every step number, or asked for once for each that occurs.
 class GroupScalars {
  public:
-  GroupScalars(Table& table, PyObject* source, int flags) : table_(table), source_(source), rprop_(flags & RPROP) {}
+  GroupScalars(Table& table, PyObject* source, int flags) : table_(table), source_(source), flags_(flags) {}
 
   const Coefficients* at(double t) {
     if (last_ && (fixed_ || t == last_t_)) return last_;
     fixed_ = PyBytes_Check(source_);
     PyObject* packed = fixed_ ? Py_NewRef(source_) : PyObject_CallFunction(source_, "L", static_cast<long long>(t));
     if (!packed) return nullptr;
-    last_ = unpack(table_, packed, rprop_);
+    last_ = unpack(table_, packed, flags_ & RPROP, flags_ & AVERAGE);
     last_t_ = t;
     Py_DECREF(packed);
     return last_;
@@ -703,7 +716,8 @@ class GroupScalars {
   PyObject* source_;
   const Coefficients* last_ = nullptr;
   double last_t_ = 0;
-  bool fixed_ = false, rprop_;
+  bool fixed_ = false;
+  int flags_;
 };
 
 bool add_group(Table& table, PyObject* group, int64_t number) {
@@ -742,6 +756,7 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
     if (!(PyTuple_Check(g) ? read_rows(table, g, row) : table.reader.read(g, row.view[G]))) return false;
     for (int o = V; o < OPERANDS; ++o)
       if (has(row, o) && !read_slot(table, row, state, slot_key(row, o), row.view[o])) return false;
+    if (row.rows && flags & AVERAGE) return refuse(row, "averaged weights need a dense gradient");
     if (row.is_rowwise() && !row.rows) {
       table.touched.emplace_back();
       row.rows = &table.touched.back();

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmsprop import rowwise, rprop
+from rmsprop import averaging, rowwise, rprop
 from rmsprop.kernels.rows import Gathered, Rows
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule, update, usable
@@ -24,7 +24,7 @@ class Group(NamedTuple):
         scalars, flags: from `coefficients`.
         params, grads: a gradient that is None leaves its parameter alone; it may be `rows.Rows`.
         states: dicts with "step" (one writable float32 or float64) and an array for each of the rule's slots, of the
-            parameter's shape; that of the mean square is `rowwise.shape_of` it.
+            parameter's shape; that of the mean square is `rowwise.shape_of` it. With averaging there is one more.
         names: for messages; None for "parameter i of group j".
         seed, offsets: of the random numbers for bfloat16; `offsets` are the indices of the parameters' first elements.
     """
@@ -53,7 +53,7 @@ class Sums(NamedTuple):
 _NAMES, _RPROP_NAMES = tuple(Rule().scalars(1)), tuple(RpropRule().scalars())
 _FLAGS = {"centered": 1, "momentum": 2, "skip": 4, "decay": 8}
 _RPROP_FLAGS = {"forget": 128, "back": 256, "optax": 512}
-_ERROR, _STOCHASTIC, _RPROP, _ROWWISE = 16, 32, 64, 1024
+_ERROR, _STOCHASTIC, _RPROP, _ROWWISE, _AVERAGE = 16, 32, 64, 1024, 2048
 #: Elements NumPy handles at a time, so that its temporaries stay in cache (whole arrays are four times slower).
 _BLOCK = 1 << 14
 
@@ -90,7 +90,11 @@ def overlapping(strides: Sequence[int], shape: Sequence[int], itemsize: int) -> 
 
 
 def coefficients(
-    rule: Rule | RpropRule, scale: float = 1.0, stochastic: bool = False, rowwise: bool = False
+    rule: Rule | RpropRule,
+    scale: float = 1.0,
+    stochastic: bool = False,
+    rowwise: bool = False,
+    gamma: float | None = None,
 ) -> tuple[Scalars, int]:
     """The first two entries of a `Group`.
 
@@ -99,18 +103,20 @@ def coefficients(
         scale: what the gradients have been multiplied by.
         stochastic: round bfloat16 parameters at random.
         rowwise: the mean squares belong to rows; not for a centered rule.
+        gamma: of an average of the parameters (`rmsprop.averaging`), or None; not for Rprop, nor gradients of rows.
     """
     bits = _FLAGS | _RPROP_FLAGS
     flags = sum(bits[name] for name, on in rule.flags().items() if on) | _ERROR * (rule.nonfinite == "error")
 
     def packed(t: int) -> bytes:
-        values = rule.scalars(t, grad_scale=scale).values()
+        values = [*rule.scalars(t, grad_scale=scale).values()]
+        values += [] if gamma is None else [averaging.rate(t, gamma)]
         return pack(f"{len(values)}d", *values)
 
-    flags |= _STOCHASTIC * stochastic | _ROWWISE * rowwise
+    flags |= _STOCHASTIC * stochastic | _ROWWISE * rowwise | _AVERAGE * (gamma is not None)
     if isinstance(rule, RpropRule):
         return packed(1), flags | _RPROP
-    return packed if rule.bias_correction else packed(1), flags
+    return packed if rule.bias_correction or gamma is not None else packed(1), flags
 
 
 def step(groups: Sequence[Group], threads: int) -> int:
@@ -151,6 +157,9 @@ def _blocked(groups: Sequence[Group]) -> int:
             if g is not None and flags & _ERROR and not _usable(p, g, scalars, bool(flags & _FLAGS["decay"])):
                 raise FloatingPointError(f"{name}: its gradient, squared, is not finite")
         skipped = sum((_rprop_update if row[4] & _RPROP else _update)(*row[:-1]) for row in rows if row[1] is not None)
+        for p, _, state, scalars, flags, _ in rows:
+            if flags & _AVERAGE:
+                _average(p, state[averaging.SLOT], scalars["rate"])
     for state in stepped:
         state["step"] += 1
     for table in gathered:
@@ -164,7 +173,8 @@ def _slots(scalars: dict[str, float], flags: int) -> dict[str, str]:
 
 def _scalars_at(scalars: Scalars, t: float, flags: int) -> dict[str, float]:
     packed = scalars if isinstance(scalars, bytes) else scalars(int(t))
-    return dict(zip(_RPROP_NAMES if flags & _RPROP else _NAMES, unpack(f"{len(packed) // 8}d", packed), strict=True))
+    names = _RPROP_NAMES if flags & _RPROP else (*_NAMES, *["rate"] * bool(flags & _AVERAGE))
+    return dict(zip(names, unpack(f"{len(packed) // 8}d", packed), strict=True))
 
 
 def _blocks(arrays: list[np.ndarray], writable: int, dtype: np.dtype) -> np.nditer:
@@ -187,8 +197,8 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
     slots = _slots(k, flags)
     dtype = np.promote_types(p.dtype, np.float32)
     finfo = np.finfo(dtype)
-    given: dict[str, Any] = {**k, **choices, "tiny": float(finfo.tiny), "largest": float(finfo.max)}
-    given |= {"sqrt": np.sqrt, "where": np.where}
+    given: dict[str, Any] = {**{name: k[name] for name in _NAMES}, **choices}
+    given |= {"tiny": float(finfo.tiny), "largest": float(finfo.max), "sqrt": np.sqrt, "where": np.where}
     if state[slots["v"]].shape != p.shape:
         return _update_rowwise(p, g, [state.get(name) for name in ("square_avg", "momentum_buffer")], given)
     skipped = 0
@@ -203,6 +213,13 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
                     now[letter][...] = value
             skipped += int(np.count_nonzero(~new[5])) if choices["skip"] else 0
     return skipped
+
+
+def _average(p: np.ndarray, average: np.ndarray, rate: float) -> None:
+    dtype = np.promote_types(p.dtype, np.float32)
+    with _blocks([average, p], 1, dtype) as blocks:
+        for a, x in blocks:
+            a[...] = averaging.update(a, x, rate, float(np.finfo(dtype).tiny), np.where)
 
 
 def _rprop_update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[str, float], flags: int) -> int:

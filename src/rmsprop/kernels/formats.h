@@ -79,10 +79,11 @@ inline uint64_t mix(uint64_t x) {
   return x ^ x >> 31;
 }
 
-// Which 16 of the bits that belong to an element round which operand: p, v, m, b.
+// Which 16 of the bits that belong to an element round which operand: p, v, m, b, a.
 template <int SLOT>
 uint32_t sixteen(const Dice& dice, int64_t i) {
-  const uint32_t roll = dice.roll(i), bits = SLOT < 2 ? roll : Dice::scramble(roll + 0x9e3779b9);
+  uint32_t bits = dice.roll(i);
+  for (int k = 0; k < SLOT / 2; ++k) bits = Dice::scramble(bits + 0x9e3779b9);
   return SLOT % 2 ? bits & 0xffff : bits >> 16;
 }
 
@@ -113,10 +114,11 @@ inline void load(Dtype d, const char* from, char* to, int64_t n) {
     std::memcpy(to, from, size_t(n * itemsize(d)));
 }
 
-// slot: 0 to 3 for p, v, m, b; negative rounds to nearest.
+// slot: 0 to 4 for p, v, m, b, a; negative rounds to nearest.
 inline void encode(Dtype d, const char* from, char* to, int64_t n, const Dice& dice, int slot) {
   using Encode = void (*)(const char*, char*, int64_t, const Dice&);
-  constexpr Encode dithered[] = {encode<Dithered, 0>, encode<Dithered, 1>, encode<Dithered, 2>, encode<Dithered, 3>};
+  constexpr Encode dithered[] = {encode<Dithered, 0>, encode<Dithered, 1>, encode<Dithered, 2>, encode<Dithered, 3>,
+                                 encode<Dithered, 4>};
   (slot >= 0 ? dithered[slot] : d == F16 ? encode<Half, 0> : encode<BFloat16, 0>)(from, to, n, dice);
 }
 

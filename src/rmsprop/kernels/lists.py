@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rmsprop import rowwise, rprop
+from rmsprop import averaging, rowwise, rprop
 from rmsprop.kernels import rounding
 from rmsprop.kernels.cpu import Sums
 from rmsprop.rprop import RpropRule
@@ -78,6 +78,7 @@ class Call(NamedTuple):
         seed: of the random rounding of bfloat16.
         stochastic: round bfloat16 parameters at random.
         differentiable: autograd follows the step.
+        gamma: of an average of the parameters, or None.
     """
 
     rule: Rule | RpropRule
@@ -87,6 +88,7 @@ class Call(NamedTuple):
     seed: int = 0
     stochastic: bool = False
     differentiable: bool = False
+    gamma: float | None = None
 
     def scalars(self) -> dict[str, Any]:
         """Those of `Rule.scalars`."""
@@ -134,17 +136,29 @@ def step(
     targets = {"p": params} | {letter: [s[name] for s in states] for letter, name in slots.items()}
     for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True):
         if letter in targets:
-            values = value.of if several else [value]
-            if offsets is not None and (letter != "p" or call.stochastic):
-                rows = zip(targets[letter], values, offsets, params, strict=True)
-                values = [_dithered(call, letter, *row) for row in rows]
-            if several:
-                torch._foreach_copy_(targets[letter], values)
-            else:
-                targets[letter][0].copy_(values[0])
+            _keep(call, letter, targets[letter], value, offsets, params)
+    if call.gamma is not None:
+        averages = [s[averaging.SLOT] for s in states]
+        a, stored = (wrap([x.to(dtype) for x in tensors]) for tensors in (averages, params))
+        rate = averaging.rate(call.t, call.gamma)
+        _keep(call, "a", averages, averaging.update(a, stored, rate, finfo.tiny, given["where"]), offsets, params)
     if rule.nonfinite != "skip":
         return 0
     return sum(int((~used).sum()) for used in (new[5].of if several else [new[5]]))
+
+
+def _keep(
+    call: Call, letter: str, targets: list[Tensor], value: Any, offsets: list[int] | None, params: list[Tensor]
+) -> None:
+    """Writes new values, one of several tensors or an `_Each`, to where they are kept."""
+    values = value.of if isinstance(value, _Each) else [value]
+    if offsets is not None and (letter != "p" or call.stochastic):
+        rows = zip(targets, values, offsets, params, strict=True)
+        values = [_dithered(call, letter, *row) for row in rows]
+    if len(targets) > 1:
+        torch._foreach_copy_(targets, values)
+    else:
+        targets[0].copy_(values[0])
 
 
 def _row_mean(squares: Any, used: Any) -> Any:
@@ -165,7 +179,7 @@ def _dithered(call: Call, letter: str, target: Tensor, value: Tensor, offset: in
         return value
     width = p.numel() // max(value.numel(), 1)  # more than 1 where the value is one of a row
     index = offset + width * torch.arange(value.numel(), device=value.device).view(value.shape)
-    return rounding.dithered(value, rounding.bits(call.seed, call.t, index)["pvmb".index(letter)])
+    return rounding.dithered(value, rounding.bits(call.seed, call.t, index)["pvmba".index(letter)])
 
 
 def is_usable(call: Call, p: Tensor, g: Tensor) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 _LOW = 0xFFFFFFFF
 
 
-def bits(seed: int, t: Any, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """16 random bits for each of p, v, m and b; all int64 tensors of the shape of `index`.
+def bits(seed: int, t: Any, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """16 random bits for each of p, v, m, b and a; all int64 tensors of the shape of `index`.
 
     Args:
         seed: 0 to 2**63 - 1.
@@ -27,7 +27,8 @@ def bits(seed: int, t: Any, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     key = _mix(_mix(start + (t.long() if isinstance(t, Tensor) else t)) + (index >> 32))
     pv = _scramble((_scramble((index & _LOW) ^ (key & _LOW)) + (key >> 32 & _LOW)) & _LOW)
     mb = _scramble((pv + 0x9E3779B9) & _LOW)
-    return pv >> 16, pv & 0xFFFF, mb >> 16, mb & 0xFFFF
+    a = _scramble((mb + 0x9E3779B9) & _LOW)
+    return pv >> 16, pv & 0xFFFF, mb >> 16, mb & 0xFFFF, a >> 16
 
 
 def dithered(x: Tensor, random: Tensor) -> Tensor:

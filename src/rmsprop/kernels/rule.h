@@ -58,9 +58,25 @@ inline S mean_square(S v, S m, const Scalars<S>& k) {
   return s;
 }
 
-// The number of entries left alone.
-template <class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL = false>
-int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n, const Scalars<S> k) {
+// The average after a step: `update` in rmsprop/averaging.py.
+template <class S>
+struct Averaging {
+  S rate;
+  bool whole;
+
+  explicit Averaging(double r) : rate(S(r)), whole(r == 1) {}
+
+  S operator()(S a, S p) const {
+    const S moved = flush(a + rate * (p - a));
+    return (a == p) | whole ? p : moved;
+  }
+};
+
+// The number of entries left alone. AVERAGE: aa and rate are those of an average.
+template <class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL = false, bool AVERAGE = false>
+int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n, const Scalars<S> k,
+               char* aa = nullptr, double rate = 0) {
+  const Averaging<S> towards(rate);
   const S inf = std::numeric_limits<S>::infinity(), tiny = std::numeric_limits<S>::min(),
           largest = std::numeric_limits<S>::max();
   int64_t skipped = 0;
@@ -115,8 +131,17 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
     write(va, i, v1);
     if (CENTERED) write(ma, i, m1);
     if (MOMENTUM) write(ba, i, b1);
+    if (AVERAGE) write(aa, i, towards(read<S>(aa, i), p1));
   }
   return skipped;
+}
+
+// Averages after a step that has been made.
+template <class S>
+void average(const char* pa, char* aa, int64_t n, double rate) {
+  const Averaging<S> towards(rate);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) write(aa, i, towards(read<S>(aa, i), read<S>(pa, i)));
 }
 
 // Whether any entry of g is one that nonfinite="error" refuses.

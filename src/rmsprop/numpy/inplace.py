@@ -11,9 +11,10 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
+from rmsprop import averaging
 from rmsprop.kernels import cpu
 from rmsprop.rowwise import shape_of
-from rmsprop.rule import OptionError
+from rmsprop.rule import OptionError, expect
 
 Array = NDArray[np.floating[Any]]
 Arrays = Iterable[Array] | Mapping[str, Array]
@@ -30,6 +31,10 @@ class InPlace:
     _start: ClassVar[str]
     #: What has a v of its own: an entry ("full"), or a row.
     _state_shape = "full"
+    #: Of an average of the parameters, or None.
+    _gamma: float | None = None
+    #: Whether the parameters hold their averages.
+    _is_averaged = False
     _rule: Any
 
     def __init__(self, params: Arrays, rule: Any) -> None:
@@ -69,19 +74,21 @@ class InPlace:
         return cpu.step([group], cpu.threads())
 
     def _coefficients(self, rule: Any) -> tuple[cpu.Scalars, int]:
-        return cpu.coefficients(rule, rowwise=self._state_shape == "row")
+        return cpu.coefficients(rule, rowwise=self._state_shape == "row", gamma=self._gamma)
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and a copy of the state: plain numbers, strings and arrays.
 
         {"format": 1, "rule": {...}, "state": {name: {"step": int, "square_avg": array, ...}}}
         """
+        self._expect_own_weights("state_dict")
         state = {
             name: {key: int(value) if key == "step" else value.copy() for key, value in entry.items()}
             for name, entry in zip(self._names, self._states, strict=True)
         }
         rule = {field.name: getattr(self._rule, field.name) for field in fields(self._rule)}
-        return {"format": _FORMAT, "rule": rule, "state": state}
+        average = {} if self._gamma is None else {"averaging": self._gamma}
+        return {"format": _FORMAT, "rule": rule, **average, "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over rule and state from `state_dict()`; on an error nothing has changed.
@@ -91,14 +98,26 @@ class InPlace:
                 missing, of another shape, not finite or (step and v) negative; the error names it.
             TypeError: an option that does not exist.
         """
+        self._expect_own_weights("load_state_dict")
         if _dict("state_dict", state_dict).get("format") != _FORMAT:
             raise ValueError(f"state_dict: expected format={_FORMAT}, from {type(self).__name__}.state_dict()")
         rule = self._with(_dict("state_dict['rule']", state_dict.get("rule")))
+        gamma = self._averaging(state_dict.get("averaging", self._gamma))
         given = _dict("state_dict['state']", state_dict.get("state"))
         _check_names("state_dict['state']", given, self._names)
         pairs = zip(self._names, self._params, strict=True)
-        states = [self._loaded(f"state of {name}", given[name], p, rule) for name, p in pairs]
-        self._rule, self._states = rule, states
+        states = [self._loaded(f"state of {name}", given[name], p, rule, gamma) for name, p in pairs]
+        self._rule, self._states, self._gamma = rule, states, gamma
+
+    def _averaging(self, option: Any) -> float | None:
+        """The gamma of an `averaging` option; here, of optimizers that have none."""
+        expect("averaging", option, averaging.gamma_of(option) is None, "None")
+        return None
+
+    def _expect_own_weights(self, what: str) -> None:
+        """Raises a RuntimeError while the parameters hold their averages."""
+        if self._is_averaged:
+            raise RuntimeError(averaging.refusal(what))
 
     def __repr__(self) -> str:
         arrays = (f"{name}{list(shape)}" for name, shape in zip(self._names, self._shapes, strict=True))
@@ -111,11 +130,14 @@ class InPlace:
             raise OptionError(self._start, start["v"], f"a number that {dtype} can hold")
         shapes = {"v": shape_of(p.shape, self._state_shape)}
         slots = {name: np.full(shapes.get(s, p.shape), start[s], dtype) for s, name in self._rule.slots().items()}
-        return {"step": np.zeros(()), **slots}
+        averages = {name: p.astype(dtype) for name in averaging.slots(self._gamma).values()}
+        return {"step": np.zeros(()), **slots, **averages}
 
-    def _loaded(self, name: str, entry: Any, p: Array, rule: Any) -> dict[str, Array]:
-        """A checked copy of the state of one parameter."""
-        entry, slots = _dict(name, entry), rule.slots()
+    def _loaded(self, name: str, entry: Any, p: Array, rule: Any, gamma: float | None) -> dict[str, Array]:
+        """A checked copy of the state of one parameter; an average that is not there starts at the parameter."""
+        entry, slots = _dict(name, entry), rule.slots() | averaging.slots(gamma)
+        if "a" in slots:
+            entry.setdefault(averaging.SLOT, p)
         _check_names(name, entry, ["step", *slots.values()])
         step = np.asarray(entry["step"])
         if step.dtype.kind not in "fiu" or step.ndim or not (0 <= step < 2**53 and step % 1 == 0):
@@ -123,11 +145,14 @@ class InPlace:
         arrays = {}
         for slot, key in slots.items():
             like = np.broadcast_to(p.dtype.type(0), shape_of(p.shape, self._state_shape) if slot == "v" else p.shape)
-            signed, finite = slot != "v", key not in self._free
+            signed, finite = slot != "v", slot != "a" and key not in self._free
             arrays[key] = _numbers(f"{name}: {key}", entry[key], like, signed=signed, finite=finite)
+            if slot == "a" and not (np.isfinite(arrays[key]) | (arrays[key] == p)).all():
+                raise ValueError(f"{name}: {key}: expected finite numbers where the parameter is finite")
         return {"step": step.astype(float), **arrays}
 
     def __getstate__(self) -> dict[str, Any]:
+        self._expect_own_weights("copy")
         return {name: value for name, value in self.__dict__.items() if name not in ("_turn", "_starts", "_reach")}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from rmsprop.averaging import gamma_of
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.dialects import known
+from rmsprop.numpy.averaged import Averaging
 from rmsprop.numpy.inplace import Arrays
-from rmsprop.numpy.tables import Tables
 from rmsprop.rule import Rule
 
 
-class RMSprop(Tables):
+class RMSprop(Averaging):
     r"""Updates float arrays in place by RMSprop.
 
         v <- beta v + (1 - beta) g^2
@@ -29,6 +30,9 @@ class RMSprop(Tables):
         state_shape: what has a mean square v of its own: "full", every entry; "row", every row of an array of two or
             more dimensions, 4 bytes a row (8 in float64): v <- beta v + (1 - beta) (mean of g^2 over the row), of shape
             (rows, 1, ..., 1). Not with `centered`.
+        averaging: let the step keep an average of the weights, for `averaged` to evaluate with: True, or gamma, a
+            number of at least 0, for a_t = a_{t-1} + (gamma + 1) / (t + gamma) (p_t - a_{t-1}), a_1 = p_1; 0 is the
+            mean of all steps, True is 8. It is part of the state, as `weight_avg`. Not for gradients of rows.
         **options: fields of `Rule`; they win over `rule` and `dialect`.
 
     Attributes:
@@ -62,6 +66,7 @@ class RMSprop(Tables):
         dialect: str | Rule | None = None,
         sparse: str = "exact",
         state_shape: str = "full",
+        averaging: bool | float | None = False,
         **options: Any,
     ) -> None:
         if rule is not None and not isinstance(rule, Rule):
@@ -69,7 +74,7 @@ class RMSprop(Tables):
         if rule is not None and dialect is not None:
             raise ValueError(f"rule and dialect={dialect!r}: expected one of them")
         base = rule or (Rule() if dialect is None else dialect_rule(dialect))
-        super().__init__(params, base.replace(**known(options)), sparse, state_shape)
+        super().__init__(params, base.replace(**known(options)), sparse, state_shape, gamma_of(averaging))
         self.skipped = 0
 
     @property
@@ -103,9 +108,11 @@ class RMSprop(Tables):
                 rows that were not brought up to date before they were read; the error names it.
             IndexError: a row that the parameter does not have.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
+            RuntimeError: within `averaged()`.
         """
         checked = self._checked(grads)
         with self._turn:
+            self._expect_own_weights("step")
             self.skipped += self._make(self._rule, checked)
 
     def _with(self, options: Mapping[str, Any]) -> Rule:

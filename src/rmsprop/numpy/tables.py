@@ -19,12 +19,12 @@ _SPARSE = ("exact", "lazy")
 class Tables(InPlace):
     """What `RMSprop` does with gradients of rows. Not to be used on its own."""
 
-    def __init__(self, params: Arrays, rule: Any, sparse: str, state_shape: str) -> None:
+    def __init__(self, params: Arrays, rule: Any, sparse: str, state_shape: str, gamma: float | None) -> None:
         if sparse not in _SPARSE:
             raise OptionError("sparse", sparse, f"one of {_SPARSE}")
         if state_shape not in STATE_SHAPES:
             raise OptionError("state_shape", state_shape, f"one of {STATE_SHAPES}")
-        self._sparse, self._state_shape = sparse, state_shape
+        self._sparse, self._state_shape, self._gamma = sparse, state_shape, gamma
         self._check_shape(rule)
         super().__init__(params, rule)
         self._tables: dict[int, Table] = {}  # of the parameters that have rows which are not up to date
@@ -83,7 +83,11 @@ class Tables(InPlace):
     def state_dict(self) -> dict[str, Any]:
         """The rule and a copy of the state, all rows brought up to date: plain numbers, strings and arrays.
 
-        {"format": 1, "rule": {...}, "state": {name: {"step": int, "square_avg": array, ...}}}
+        {"format": 1, "rule": {...}, "state": {name: {"step": int, "square_avg": array, ...}}}, and with averaging
+        "averaging": gamma.
+
+        Raises:
+            RuntimeError: within `averaged()`.
         """
         self.flush()
         return super().state_dict()
@@ -112,6 +116,8 @@ class Tables(InPlace):
         for i, g in enumerate(grads):
             if g is None:
                 continue
+            if isinstance(g, Rows) and self._gamma is not None:
+                raise ValueError(f"{self._grad_names[i]}: averaged weights need a gradient of all rows, an array")
             table, exact = self._tables.get(i), isinstance(g, Rows) and self._sparse == "exact"
             if exact and (why := refusal(self._rule)):
                 raise ValueError(f"{self._grad_names[i]}: {why}")
@@ -127,7 +133,7 @@ class Tables(InPlace):
 
     def _bring_up(self, i: int, rows: Any = None) -> None:
         table, names = self._tables[i], [self._names[i]]
-        coefficients = self._coefficients(table.missed.rule)
+        coefficients = cpu.coefficients(table.missed.rule, rowwise=self._state_shape == "row")
         group = cpu.Group(*coefficients, [self._params[i]], [table.behind(rows)], [self._states[i]], names)
         cpu.step([group], cpu.threads())
 

@@ -16,10 +16,11 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from rmsprop import averaging
 from rmsprop.kernels import cpu, lists
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
-from rmsprop.torch.options import ENGINE, FAMILIES, not_fused, plain
+from rmsprop.torch.options import ENGINE, FAMILIES, distinct, not_fused, plain
 from rmsprop.torch.state import real
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Told(NamedTuple):
     slots: tuple[str, ...]
     native: bool
     text: str
+    gamma: float | None
     names: tuple[str, ...] = ()  # of the parameters, for messages
 
 
@@ -76,7 +78,7 @@ def step(optimizer: "Stateful") -> None:
         if not (told.native and not any(p.is_complex() or not_fused(p, group["state_dtype"]) for p in rows)):
             if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
                 raise RuntimeError("grad_scale, found_inf: in a graph only the kernel honours them")
-            _traced(told.rule, group, lr, starts, *own)
+            _traced(told, group, lr, starts, *own)
             continue
         for whole, tensors in zip(operands, own, strict=True):
             whole.extend(tensors)
@@ -102,7 +104,8 @@ def _tell(optimizer: str, number: int) -> Told:
     group, family = OPTIMIZERS[optimizer].param_groups[number], OPTIMIZERS[optimizer]._family.name
     names = group.get("param_names") or [f"parameter {k} of group {number}" for k in range(len(group["params"]))]
     values = tuple([plain(group[x]) for x in _keys(family)])
-    return _told(family, values)._replace(names=tuple([x.replace("\n", " ") for x in names]))
+    told = _told(family, (*values[:-1], distinct(values[-1])))
+    return told._replace(values=values, names=tuple([x.replace("\n", " ") for x in names]))
 
 
 def _keys(family: str) -> tuple[str, ...]:
@@ -115,7 +118,9 @@ def _told(family: str, values: tuple[Any, ...]) -> Told:
     options = dict(zip(keys, values, strict=True))
     rule = _rule(text, 0.0)
     native = not (options["foreach"] or options["fused"] is False or options["differentiable"])
-    return Told(rule, keys, values, tuple(rule.slots().values()), native, text)
+    gamma = averaging.gamma_of(options["averaging"])
+    slots = rule.slots() | averaging.slots(gamma)
+    return Told(rule, keys, values, tuple(slots.values()), native, text, gamma)
 
 
 @lru_cache(maxsize=256)
@@ -152,11 +157,10 @@ def _step(
     rows, slots, work = iter(zip(params, grads, steps, offsets, names.split("\n"), strict=True)), iter(state), []
     for text, lr, count in zip(texts.splitlines(), lrs, counts, strict=True):
         rule, options = _rule(text, float(lr)), _options(text)
-        scalars = cpu.coefficients(
-            rule, 1.0 if grad_scale is None else float(grad_scale), options["stochastic_rounding"]
-        )
-        mine = [next(rows) for _ in range(count)]
-        states = [{"step": t, **{name: next(slots) for name in rule.slots().values()}} for _, _, t, *_ in mine]
+        scale, gamma = 1.0 if grad_scale is None else float(grad_scale), averaging.gamma_of(options["averaging"])
+        scalars = cpu.coefficients(rule, scale, options["stochastic_rounding"], gamma=gamma)
+        mine, own = [next(rows) for _ in range(count)], (rule.slots() | averaging.slots(gamma)).values()
+        states = [{"step": t, **{name: next(slots) for name in own}} for _, _, t, *_ in mine]
         dense = [g.to_dense() if g.layout != torch.strided else g for _, g, *_ in mine]
         offset, called = [row[3] for row in mine], [row[4] for row in mine]
         work.append(cpu.Group(*scalars, [p for p, *_ in mine], dense, states, called, options["seed"], offset))
@@ -164,18 +168,17 @@ def _step(
         skipped += count
 
 
-def _traced(
-    rule: Rule | RpropRule, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any
-) -> None:
+def _traced(told: Told, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:
     """One group by `rule.update`, with scalars that are tensors; nothing may be copied to or from the device."""
+    rule, names = told.rule, told.slots
     if rule.nonfinite != "propagate":
         raise RuntimeError(f"nonfinite={rule.nonfinite!r} in a graph needs the kernel; expected 'propagate'")
-    names = tuple(rule.slots().values())
     lr = lr.double().reshape(()) if isinstance(lr, Tensor) else lr
     dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
     for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
         p, g, *slots = (_elements(x) for x in (p, g, *state[i * len(names) : (i + 1) * len(names)]))  # noqa: PLW2901
-        call = lists.Call(rule, t.double() + 1, lr, 1.0, group["seed"], group["stochastic_rounding"])
+        engine = (group["seed"], group["stochastic_rounding"], False, told.gamma)
+        call = lists.Call(rule, t.double() + 1, lr, 1.0, *engine)
         g = g.to_dense() if g.layout != torch.strided else g  # noqa: PLW2901
         lists.step(call, [p], [g], [dict(zip(names, slots, strict=True))], starts[i : i + 1] if dithers else None)
         t += 1  # noqa: PLW2901

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmsprop import averaging
 from rmsprop.rowwise import shape_of
 from rmsprop.torch.options import ENGINE, Family
 from rmsprop.torch.shards import local
@@ -89,7 +90,7 @@ def _check(name: str, entry: State, p: Tensor, state_shape: str) -> None:
     step = entry.get("step", 0)
     if not (isinstance(step, (int, float, Tensor)) and torch.as_tensor(step).numel() == 1 and 0 <= float(step) < 2**53):
         raise ValueError(f"{name}: step={step!r}: expected one number of at least 0")
-    for key in (*_FINITE, "prev"):
+    for key in (*_FINITE, "prev", averaging.SLOT):
         if key not in entry:
             continue
         value = entry[key]
@@ -107,5 +108,7 @@ def _check(name: str, entry: State, p: Tensor, state_shape: str) -> None:
             continue
         if key in _FINITE and not numbers.isfinite().all():
             raise ValueError(f"{name}: {key} has numbers that are not finite")
+        if key == averaging.SLOT and not (numbers.isfinite() | (numbers == real(local(p.detach())))).all():
+            raise ValueError(f"{name}: {key} has numbers that are not finite where the parameter is")
         if key in _NEVER_NEGATIVE and (numbers < 0).any():
             raise ValueError(f"{name}: {key} has negative numbers, the least {numbers.min().item()}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rmsprop import averaging
 from rmsprop.kernels import cpu, lists
 from rmsprop.kernels.cpu import Sums
 from rmsprop.kernels.rows import Rows
@@ -96,7 +97,7 @@ def _shared(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> tuple[An
 
 def _call(plan: Plan, i: int, group: dict[str, Any], t: int) -> lists.Call:
     engine = (group["seed"], group["stochastic_rounding"], group["differentiable"])
-    return lists.Call(plan.known[i].rule, t, None, plan.scale, *engine)
+    return lists.Call(plan.known[i].rule, t, None, plan.scale, *engine, plan.known[i].gamma)
 
 
 def _columns(rows: list[Row]) -> tuple[list[Tensor], list[Tensor], list[State]]:
@@ -164,7 +165,8 @@ def _kernel_takes(p: Tensor, g: Rows, state: State, group: dict[str, Any]) -> bo
 def _check_row(name: str, p: Tensor, g: Tensor, state: State, rule: Rule | RpropRule, group: dict[str, Any]) -> None:
     if cpu.overlapping(p.stride(), p.shape, 1):
         raise ValueError(f"{name}: several elements of the parameter share memory")
-    if not {"step", *rule.slots().values()} <= state.keys():
+    names = rule.slots() | averaging.slots(averaging.gamma_of(group["averaging"]))
+    if not {"step", *names.values()} <= state.keys():
         raise ValueError(f"{name}: its state is incomplete")
     if group["stochastic_rounding"] and p.dtype == torch.float16:
         raise ValueError(f"{name} is float16: stochastic_rounding is for bfloat16; expected it to be False")

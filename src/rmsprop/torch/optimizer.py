@@ -9,14 +9,14 @@ from torch import Tensor
 from rmsprop.dialects import Default
 from rmsprop.rule import Rule
 from rmsprop.torch import rows
+from rmsprop.torch.averaged import Averaging
 from rmsprop.torch.options import RMSPROP, Family, defaults
-from rmsprop.torch.stepping import Stepping
 from rmsprop.torch.watch import Watch
 
 _LR, _ALPHA, _EPS, _ZERO, _FALSE = Default(1e-2), Default(0.99), Default(1e-8), Default(0), Default(False)
 
 
-class RMSprop(Stepping):
+class RMSprop(Averaging):
     r"""RMSprop with `torch.optim.RMSprop`'s arguments, names, defaults and state, and this package's options.
 
         v <- alpha v + (1 - alpha) g^2
@@ -56,6 +56,11 @@ class RMSprop(Stepping):
             more dimensions, 4 bytes a row: v <- alpha v + (1 - alpha) (mean of g^2 over the row), of shape
             (rows, 1, ..., 1). Not with `centered`, complex parameters, in graphs (`capturable`, torch.compile), or for
             shards along another dimension than the first; nor does torch.optim.RMSprop take such a state.
+        averaging: let the step keep an average of the weights, for `averaged` to evaluate with: True, or gamma, a
+            number of at least 0, for a_t = a_{t-1} + (gamma + 1) / (t + gamma) (p_t - a_{t-1}), a_1 = p_1, with t the
+            parameter's own step count; 0 is the mean of all steps, True is 8. It is part of the state, in its dtype,
+            as `weight_avg`. Turned on later, it starts at the parameter as it is then. Not with `differentiable`;
+            sparse gradients need sparse="dense".
         decoupled_weight_decay: take lr * weight_decay * p off the parameter instead; None is the dialect's.
 
     Attributes:
@@ -110,6 +115,7 @@ class RMSprop(Stepping):
         seed: int = 0,
         sparse: str = "exact",
         state_shape: str = "full",
+        averaging: bool | float | None = False,
     ) -> None:
         options = defaults(dialect)
         given = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
@@ -122,7 +128,7 @@ class RMSprop(Stepping):
         options |= {name: value for name, value in ours.items() if value is not None}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
         options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
-        options |= {"sparse": sparse, "state_shape": state_shape}
+        options |= {"sparse": sparse, "state_shape": state_shape, "averaging": averaging}
         super().__init__(params, options)
 
     @property

@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rmsprop import averaging
 from rmsprop.dialects import dialect as dialect_rule
 from rmsprop.kernels import cpu
 from rmsprop.rowwise import STATE_SHAPES
@@ -31,6 +32,7 @@ ENGINE = {
     "seed": 0,
     "sparse": "exact",
     "state_shape": "full",
+    "averaging": False,
 }
 VALUES = itemgetter(*RULE_KEYS, *ENGINE)
 _SPARSE = ("exact", "lazy", "dense")
@@ -41,12 +43,13 @@ AnyRule = TypeVar("AnyRule", Rule, RpropRule)
 
 
 class Known(NamedTuple, Generic[AnyRule]):
-    """A group's rule, and the option values it was made from."""
+    """A group's rule, the option values it was made from, and the gamma of its average."""
 
     values: tuple[Any, ...]
     rule: AnyRule
     scalars: cpu.Scalars
     flags: int
+    gamma: float | None = None
 
 
 class Family(NamedTuple):
@@ -74,6 +77,17 @@ def defaults(dialect: str | Rule) -> dict[str, Any]:
     return dict(zip(RULE_KEYS, values, strict=True))
 
 
+def _values(group: dict[str, Any]) -> tuple[Any, ...]:
+    """The options of a group: those of `RULE_KEYS`, then those of `ENGINE`."""
+    found = VALUES(group)
+    return (*found[:-1], distinct(found[-1]))
+
+
+def distinct(option: Any) -> Any:
+    """A value of `averaging` that no other equals: True == 1 and False == 0, but here they mean something else."""
+    return averaging.gamma_of(option) if isinstance(option, bool) else option
+
+
 def known(values: tuple[Any, ...]) -> Known[Rule]:
     """What `VALUES` of a group amount to.
 
@@ -90,12 +104,15 @@ def known(values: tuple[Any, ...]) -> Known[Rule]:
     for name, excluded in (("capturable", options["capturable"]), ("centered", rule.centered)):
         allowed = f"'full' with {name}=True"
         _expect("state_shape", options["state_shape"], options["state_shape"] == "full" or not excluded, allowed)
-    return Known(values, rule, *coefficients(rule, options))
+    gamma = averaging.gamma_of(options["averaging"])
+    return Known(values, rule, *coefficients(rule, options, gamma=gamma), gamma)
 
 
-def coefficients(rule: Rule, group: dict[str, Any], scale: float = 1.0) -> tuple[cpu.Scalars, int]:
+def coefficients(
+    rule: Rule, group: dict[str, Any], scale: float = 1.0, gamma: float | None = None
+) -> tuple[cpu.Scalars, int]:
     """Those of the kernel, for a group of this rule whose gradients have been multiplied by `scale`."""
-    return cpu.coefficients(rule, scale, group["stochastic_rounding"], group["state_shape"] == "row")
+    return cpu.coefficients(rule, scale, group["stochastic_rounding"], group["state_shape"] == "row", gamma)
 
 
 def _rule(fields: dict[str, Any], decoupled: Any) -> Rule:
@@ -139,6 +156,10 @@ def check_engine(options: dict[str, Any]) -> None:
     _expect("state_dtype", state_dtype, state_dtype in _STATE_DTYPES, f"one of {_STATE_DTYPES}")
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     _expect("seed", seed, whole and 0 <= seed < 2**63, "a whole number from 0 to 2**63 - 1")
+    try:
+        gamma = averaging.gamma_of(options["averaging"])
+    except OptionError as error:
+        raise invalid(error) from None
     if options["fused"] and options["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if options["differentiable"]:
@@ -146,6 +167,7 @@ def check_engine(options: dict[str, Any]) -> None:
             raise RuntimeError("`fused` does not support `differentiable`")
         for name, excluded in (("foreach", True), ("stochastic_rounding", True), ("state_dtype", torch.bfloat16)):
             _expect(name, options[name], options[name] != excluded, "another value with differentiable=True")
+        _expect("averaging", options["averaging"], gamma is None, "False with differentiable=True")
 
 
 def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
@@ -154,7 +176,7 @@ def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
 
 
 #: What the groups of `RMSprop` hold.
-RMSPROP = Family("RMSprop", RULE_KEYS, VALUES, known, defaults("torch") | ENGINE)
+RMSPROP = Family("RMSprop", RULE_KEYS, _values, known, defaults("torch") | ENGINE)
 #: The families by their names in compiled graphs.
 FAMILIES = {RMSPROP.name: RMSPROP}
 

@@ -90,15 +90,15 @@ class Plan:
         self.for_lists |= bool(group["foreach"] or group["fused"] is False or group["differentiable"])
         scalars, flags = mine.scalars, mine.flags
         if self.scale != 1:
-            scalars, flags = coefficients(mine.rule, group, self.scale)
+            scalars, flags = coefficients(mine.rule, group, self.scale, mine.gamma)
         names, starts = group.get("param_names"), self._offsets[i] if self._offsets else None
         return cpu.Group(scalars, flags, params, grads, states, names, group["seed"], starts)
 
     def _end_histories(self, params: list[Tensor], mine: Known[Any]) -> None:
-        """What was missed under another rule is made up for before there is another."""
+        """What was missed under another rule is made up for before there is another, or an average."""
         for p in params:
             table = self._optimizer._tables.get(p)
-            if table is not None and not table.missed.fits(mine.rule):
+            if table is not None and (mine.gamma is not None or not table.missed.fits(mine.rule)):
                 bring_up(self._optimizer, p)
 
     def _states(self, params: list[Any]) -> list[Any]:

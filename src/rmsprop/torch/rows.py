@@ -49,6 +49,11 @@ def take(plan: "Plan", optimizer: "Stateful") -> None:
             table = optimizer._tables.get(p)
             waits = group["sparse"] != "dense" and not group["differentiable"]
             rows = None if not waits else _rows(_name(group, i, k), g, p)
+            if rows is not None and plan.known[i].gamma is not None:
+                raise ValueError(
+                    f"{_name(group, i, k)}: with averaging={group['averaging']!r} a sparse gradient cannot leave rows "
+                    f"waiting (sparse={group['sparse']!r}); expected sparse='dense', or averaging=False"
+                )
             if rows is not None and group["sparse"] == "lazy":
                 work.grads[k] = Rows(*rows)
             elif rows is not None and _is_made_up_for(_name(group, i, k), rule, p, optimizer):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rmsprop import averaging
 from rmsprop.kernels import cpu
 from rmsprop.rprop import OPTIONS, RpropRule
 from rmsprop.rule import OptionError, as_float
@@ -23,6 +24,10 @@ def _known(values: tuple[Any, ...]) -> Known[RpropRule]:
     check_engine(options)
     if options["sparse"] != "dense":
         raise ValueError(f"Invalid sparse value: {options['sparse']!r}: expected 'dense', which is all that Rprop has")
+    if averaging.gamma_of(options["averaging"]) is not None:
+        raise ValueError(
+            f"Invalid averaging value: {options['averaging']!r}: expected False, which is all that Rprop has"
+        )
     try:
         rule = RpropRule(**{name: number(options[name]) if name == "lr" else options[name] for name in OPTIONS})
     except OptionError as error:
@@ -112,7 +117,9 @@ class Rprop(Stepping):
         options |= {"dialect": dialect, "maximize": maximize}
         options |= {"capturable": capturable, "foreach": foreach, "differentiable": differentiable, "fused": fused}
         options |= {"state_dtype": state_dtype, "stochastic_rounding": stochastic_rounding, "seed": seed}
-        super().__init__(params, options | {"sparse": "dense", "state_shape": "full", "last_loss": None})
+        super().__init__(
+            params, options | {"sparse": "dense", "state_shape": "full", "averaging": False, "last_loss": None}
+        )
 
     def _values(self, group: dict[str, Any], loss: Any) -> tuple[Any, ...]:
         if group["variant"] != "irprop+":

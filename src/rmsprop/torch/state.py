@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmsprop import averaging
 from rmsprop.rowwise import shape_of
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
@@ -17,24 +18,34 @@ State = dict[str, Any]
 def fresh(p: Tensor, rule: Rule | RpropRule, state: State, group: dict[str, Any]) -> State:
     """The state with every slot of the rule, in its form; what is not there yet starts as the rule says.
 
+    An average starts at the parameter as it is now, and is dropped where there is to be none.
+
     Returns `state` itself where there is nothing to do, and otherwise a new dict.
 
     Raises:
         ValueError: the group's `state_shape` is not that of the state.
     """
-    slots, kept, shape = rule.slots(), dtype(p, group["state_dtype"]), shape_of(p.shape, group["state_shape"])
+    kept, shape = dtype(p, group["state_dtype"]), shape_of(p.shape, group["state_shape"])
+    averages = averaging.slots(averaging.gamma_of(group["averaging"]))
+    slots = rule.slots() | averages
     for key in {"square_avg", "variance"} & state.keys():
         if state[key].shape != shape:
             found, own = tuple(state[key].shape), group["state_shape"]
             raise ValueError(f"{_name(p, group)}: its {key} is {found}: expected {shape} with state_shape={own!r}")
     foreign = rule.centered and "square_avg" in state  # ZeroRedundancyOptimizer loads past `load_state_dict`
+    foreign |= not averages and averaging.SLOT in state
     if state and not foreign and all(name in state and state[name].dtype == kept for name in slots.values()):
         return state
     counter = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
     entry = settled({"step": counter, **state}, rule.centered)
+    if not averages:
+        entry.pop(averaging.SLOT, None)
     for letter, name in slots.items():
         if name in entry:
             entry[name] = entry[name].to(kept)
+            continue
+        if letter == "a":
+            entry[name] = p.detach().to(kept, copy=True)
             continue
         entry[name] = _zeros(p, shape if letter == "v" else p.shape, kept)
         if start := rule.starts()[letter]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rmsprop import averaging
 from rmsprop.kernels.rows import Table
 from rmsprop.torch import graph, loading, rows
 from rmsprop.torch.options import Family, Known
@@ -28,6 +29,7 @@ class Stateful(Optimizer):
         self._known: dict[int, Known[Any]] = {}
         self._turn = Lock()
         self._watch: Watch | None = None
+        self._is_averaged = False  # whether the parameters hold their averages
         self.__dict__.setdefault("_tables", {})
         self._attached: set[Tensor] = set()  # of which rows are brought up to date before they are read
         self._has_sparse, self._has_warned = bool(self._tables), False
@@ -36,6 +38,7 @@ class Stateful(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle takes along; rows that have steps to make up for still do in the copy."""
+        self._expect_own_weights("copy")
         return {**super().__getstate__(), "_skipped": self._skipped, "_tables": self._tables}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -52,8 +55,14 @@ class Stateful(Optimizer):
         """The options of a group for the step at hand, for which the closure has returned this loss."""
         return self._family.values(group)
 
+    def _expect_own_weights(self, what: str) -> None:
+        """Raises a RuntimeError within `averaged()`."""
+        if self._is_averaged:
+            raise RuntimeError(averaging.refusal(what))
+
     def init_state(self) -> None:
         """Makes the state of every parameter now, as a first step would find it; what is there stays."""
+        self._expect_own_weights("init_state")
         for group in self.param_groups:
             rule = self._family.known(self._family.values(group)).rule
             for p in group["params"]:
@@ -78,7 +87,11 @@ class Stateful(Optimizer):
         """Torch's layout, all rows brought up to date; centered state has `square_avg`, for other libraries, too.
 
         With `state_shape="row"` it is this optimizer's alone: torch.optim.RMSprop expects a number for every entry.
+
+        Raises:
+            RuntimeError: within `averaged()`.
         """
+        self._expect_own_weights("state_dict")
         self.flush()
         result = super().state_dict()
         result["state"] = {
@@ -96,7 +109,9 @@ class Stateful(Optimizer):
         Raises:
             ValueError: other names or groups, or state of another shape, not finite, or negative where it cannot be;
                 nothing has changed then.
+            RuntimeError: within `averaged()`.
         """
+        self._expect_own_weights("load_state_dict")
         final: list[dict[str, Any]] = []
 
         def prepare(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:

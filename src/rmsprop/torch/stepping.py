@@ -63,7 +63,9 @@ class Stepping(Stateful):
         Raises:
             ValueError: a gradient or state that does not fit its parameter, or an option outside its range.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
+            RuntimeError: within `averaged()`.
         """
+        self._expect_own_weights("step")
         self._opt_called = True
         hooks: tuple[Sized, ...] = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
         hooks += (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
@@ -103,6 +105,7 @@ class Stepping(Stateful):
         scale = self.__dict__.get("grad_scale")
         watch = self._watch if self._watch is not None and self._watch.due() else None
         with self._turn:
+            self._expect_own_weights("step")
             plan = Plan(self, 1.0 if scale is None else float(scale), loss)
             sums: list[cpu.Sums] = []
             if not plan.only_asks_for_state():
