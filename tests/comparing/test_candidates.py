@@ -70,3 +70,15 @@ def test_ours_are_ours_and_every_default_is_known():
     assert type(CANDIDATES["torch-rmsprop"].optimizer(p, 0.1)) is torch.optim.RMSprop
     assert set(DEFAULT) <= CANDIDATES.keys()
     assert len(set(DEFAULT)) == 12
+
+
+def test_the_average_of_others_is_that_of_ours():
+    ours, theirs = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
+    one, other = RMSprop([ours], averaging=True), RMSprop([theirs])
+    average = Average(other)
+    for t in range(5):
+        for p, optimizer in ((ours, one), (theirs, other)):
+            p.grad = torch.tensor([-1.0, 1.0 * t])
+            optimizer.step()
+    with one.averaged(), average.swapped():
+        np.testing.assert_allclose(ours.detach(), theirs.detach(), rtol=1e-6)

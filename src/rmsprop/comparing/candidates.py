@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 from torch.optim import RMSprop as TorchRMSprop
 
+from rmsprop.averaging import GAMMA, rate
 from rmsprop.comparing.problem import Problem
 from rmsprop.torch import RMSprop, Rprop
 
@@ -60,7 +61,7 @@ class Candidate:
     def optimizer(self, params: list[Tensor], lr: float) -> Optimizer:
         """The optimizer, ready to train."""
         optimizer = self.make(params, lr)
-        if self.averaging:
+        if self.averaging and not isinstance(optimizer, RMSprop):
             optimizer.averaged = Average(optimizer).swapped  # type: ignore[attr-defined]
         if hasattr(optimizer, "train"):  # schedule-free ones have two sets of weights
             optimizer.train()
@@ -86,7 +87,7 @@ def lr_at(k: int) -> float:
 
 
 class Average:
-    """The polynomial-decay average of any optimizer's weights: a <- a + 9 / (t + 8) (p - a), as ours keeps it."""
+    """For any optimizer the average of its weights that ours keeps by itself: `rmsprop.averaging`."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -98,7 +99,7 @@ class Average:
     def _follow(self, *_: Any) -> None:
         self.t += 1
         for a, p in zip(self.values, self.params, strict=True):
-            a.lerp_(p, 9 / (self.t + 8))
+            a.lerp_(p, rate(self.t, GAMMA))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -118,6 +119,7 @@ class Average:
 
 
 def _ours(name: str, about: str, averaging: bool = False, **options: Any) -> Candidate:
+    options["averaging"] = averaging
     return Candidate(name, about, lambda params, lr: RMSprop(params, lr=lr, **options), averaging=averaging)
 
 

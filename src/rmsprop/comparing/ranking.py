@@ -11,6 +11,7 @@ from rmsprop.comparing.candidates import CANDIDATES, Candidate
 from rmsprop.comparing.curves import Curves
 from rmsprop.comparing.pairs import Paired, holm, interval, paired
 from rmsprop.comparing.sweep import Result
+from rmsprop.torch import RMSprop
 
 WITHIN = 0.1  # of the best loss: as good as it
 LEAST = 0.001  # of the way from the start to the best: no less is asked for where the best is next to nothing
@@ -134,7 +135,7 @@ def numbers_kept(candidate: Candidate) -> float | None:
     optimizer = candidate.optimizer([weights], 1e-3)
     optimizer.step()
     state = sum(x.numel() for x in optimizer.state[weights].values() if isinstance(x, torch.Tensor))
-    return round(state / weights.numel(), 1) + candidate.averaging
+    return round(state / weights.numel(), 1) + (candidate.averaging and not isinstance(optimizer, RMSprop))
 
 
 def _ranking(

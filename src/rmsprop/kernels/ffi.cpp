@@ -38,7 +38,7 @@ struct Row {
 };
 
 template <class S>
-using Loop = int64_t (*)(char* p, const char* g, char* v, char* m, char* b, int64_t n, Scalars<S> k);
+using Loop = int64_t (*)(char* p, const char* g, char* v, char* m, char* b, int64_t n, Scalars<S> k, char* a, double rate);
 
 template <class S, int... FLAGS>
 Loop<S> choose(int flags, const Scalars<S>& k, std::integer_sequence<int, FLAGS...>) {
@@ -51,7 +51,7 @@ Loop<S> choose(int flags, const Scalars<S>& k, std::integer_sequence<int, FLAGS.
 template <class S>
 int64_t run(const Row& row, int64_t begin, int64_t n, Loop<S> loop, const Scalars<S>& k) {
   const int64_t from = begin * int64_t(sizeof(S));
-  return loop(row.p + from, row.g + from, row.v + from, row.m + from, row.b + from, n, k);
+  return loop(row.p + from, row.g + from, row.v + from, row.m + from, row.b + from, n, k, nullptr, 0);
 }
 
 // The arithmetic of C and NumPy, whatever XLA has set: it takes subnormal numbers for 0. Threads inherit it.
