@@ -1,7 +1,9 @@
 """NumPy: averaged weights."""
 
 import copy
+import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import rmsprop
 from rmsprop import RMSprop, Rprop
 from rmsprop.kernels import cpu
+from rmsprop.numpy import averaged
 from tests.cases import parameter
 
 
@@ -175,3 +178,27 @@ def test_jax_does_not_drop_an_average():
     state = jax.rmsprop(0.1).init([p])
     with pytest.raises(ValueError, match="weight_avg"):
         jax.load_state_dict(state, optimizer.state_dict())
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_ctrl_c_never_leaves_weights_half_exchanged(at, monkeypatch):
+    params = [parameter(60, np.float32), parameter(7, np.float32, 1)]
+    optimizer = RMSprop(params, averaging=True)
+    feed(optimizer, params)
+    before, state = [p.copy() for p in params], optimizer.state_dict()
+    take, calls = averaged._take, []
+
+    def interrupted(p, average):
+        kept = take(p, average)
+        calls.append(p)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return kept
+
+    monkeypatch.setattr(averaged, "_take", interrupted)
+    with pytest.raises(KeyboardInterrupt), optimizer.averaged():
+        pass
+    for old, new in zip(before, params, strict=True):
+        assert_array_equal(old, new)
+    for name, entry in optimizer.state_dict()["state"].items():
+        assert_array_equal(entry["weight_avg"], state["state"][name]["weight_avg"])

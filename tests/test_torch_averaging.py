@@ -2,7 +2,9 @@
 
 import copy
 import io
+import os
 import pickle
+import signal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 
 from rmsprop.kernels import cpu
-from rmsprop.torch import RMSprop, Rprop
+from rmsprop.torch import RMSprop, Rprop, averaged
 from tests.conftest import parameter
 
 SHAPES = ((5, 7), (3,), (), (0, 2), (40, 30))
@@ -347,3 +349,26 @@ def test_a_step_in_a_graph_averages(options, dtype):
     if is_compiled:
         with optimizer.averaged(), pytest.raises(Exception, match="step: the parameters hold their averages"):
             step()
+
+
+@pytest.mark.parametrize("at", range(1, 2 * len(SHAPES)))
+def test_ctrl_c_never_leaves_weights_half_exchanged(at, monkeypatch):
+    params = model_of()
+    optimizer = RMSprop(params, averaging=True)
+    feed(optimizer)
+    before = [p.detach().clone() for p in (*params, *averages(optimizer))]
+    take, calls = averaged._take, []
+
+    def interrupted(p, average):
+        kept = take(p, average)
+        calls.append(p)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return kept
+
+    monkeypatch.setattr(averaged, "_take", interrupted)
+    with pytest.raises(KeyboardInterrupt), optimizer.averaged():
+        pass
+    for old, new in zip(before, (*params, *averages(optimizer)), strict=True):
+        assert torch.equal(old, new.detach())
+    feed(optimizer, 1)

@@ -9,6 +9,10 @@ Source: O. Shamir and T. Zhang, Stochastic gradient descent for non-smooth optim
 section 4 (polynomial-decay averaging).
 """
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
@@ -64,3 +68,20 @@ def update(a, p, rate, tiny, where):  # type: ignore[no-untyped-def]
 def refusal(what: str) -> str:
     """The message of what cannot be done while the parameters hold their averages."""
     return f"{what}: the parameters hold their averages; expected it after the block of `with optimizer.averaged():`"
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within this block a Ctrl-C waits until its end, so that parameters and averages never stop half exchanged."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield  # Ctrl-C interrupts the main thread alone
+        return
+    heard: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda *call: heard.append(call))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if heard:
+            usual(*heard[0])

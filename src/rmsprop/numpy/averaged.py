@@ -44,12 +44,13 @@ class Averaging(Tables):
             self._expect_own_weights("averaged")
             self._is_averaged = True
         try:
-            for p, state in zip(self._params, self._states, strict=True):
-                if state["step"] > 0:
-                    held.append((p, state[averaging.SLOT], _take(p, state[averaging.SLOT])))
+            with averaging.uninterrupted():
+                for p, state in zip(self._params, self._states, strict=True):
+                    if state["step"] > 0:
+                        held.append((p, state[averaging.SLOT], _take(p, state[averaging.SLOT])))
             yield
         finally:
-            with self._turn:
+            with averaging.uninterrupted(), self._turn:
                 for p, average, kept in held:
                     if kept is None:
                         _take(p, average)

@@ -50,11 +50,12 @@ class Averaging(Stepping):
             self._expect_own_weights("averaged")
             self._is_averaged = True
         try:
-            for p, average in self._averages():
-                held.append((p, average, _take(p, average)))
+            with averaging.uninterrupted():
+                for p, average in self._averages():
+                    held.append((p, average, _take(p, average)))
             yield
         finally:
-            with self._turn:
+            with averaging.uninterrupted(), self._turn:
                 for row in held:
                     _give_back(*row)
                 self._is_averaged = False
