@@ -13,12 +13,12 @@ Fashion-MNIST and the letters are Debian's dataset-fashion-mnist and r-cran-mlbe
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from datetime import date
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +30,10 @@ import torch
 from rmsprop.comparing.builtin import BUILTIN
 from rmsprop.comparing.candidates import CANDIDATES
 from rmsprop.comparing.problem import Problem
+from rmsprop.comparing.running import fingerprint
 from rmsprop.comparing.sweep import Store, sweep
+from rmsprop.dialects import MODERN
+from rmsprop.training.job import versions
 
 FAST = ("digits", "mnist1d", "cooccurrence")
 DECAYED = ("adam", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "sgd")
@@ -92,6 +95,14 @@ def run(unit: Unit, folder: Path, settings: dict[str, object], seeds: list[int])
     return result.seconds
 
 
+def provenance(seeds: list[int], problems: list[str]) -> dict[str, object]:
+    """What the numbers depend on; results of anything else are not mixed in."""
+    data = {name: fingerprint(PROBLEMS[name]()) for name in problems}
+    peers = {name: version(name) for name in ("schedulefree", "prodigyopt")}
+    rules = {"machine": quality_tables.processor(), "modern": repr(MODERN)}
+    return {"seeds": seeds, "versions": versions(), "peers": peers, **rules, "data": data}
+
+
 def train_all(todo: list[Unit], folder: Path, settings: dict[str, object], seeds: list[int], processes: int) -> None:
     start = perf_counter()
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -118,17 +129,17 @@ def main() -> None:
     options = arguments()
     folder = options.out or Path("quality-fast" if options.fast else "quality")
     seeds = list(range(3 if options.fast else 8))
-    settings: dict[str, object] = {"seeds": seeds, "torch": torch.__version__}
-    store, wanted = Store(folder, settings), list(units(options.fast))
+    wanted = list(units(options.fast))
+    settings = provenance(seeds, sorted({unit.problem for unit in wanted}))
+    store = Store(folder, settings)
     todo = [unit for unit in wanted if store.get(*unit) is None]
     if todo:
         train_all(todo, folder, settings, seeds, options.processes)
     results = [result for unit in wanted if (result := store.get(*unit)) is not None]
     tables = quality_tables.tables(results)
-    tables["machine"] = (
-        f"{date.today()}, {platform.machine()} ({quality_tables.processor()}), {options.processes} processes of one "
-        f"thread, Python {platform.python_version()}, torch {torch.__version__}, {len(seeds)} seeds."
-    )
+    day = date.fromtimestamp(max(path.stat().st_mtime for path in folder.glob("*--*.json")))
+    known = ", ".join(f"{name} {number}" for name, number in versions().items())
+    tables["machine"] = f"{day}, {settings['machine']}, one thread a training, {known}; {len(seeds)} seeds."
     if options.page is None:
         print("\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items()))
     else:

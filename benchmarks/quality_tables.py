@@ -107,9 +107,10 @@ def _target(found: Found, problem: str) -> float:
 
 def _bars(found: Found, problems: list[str], names: list[str]) -> str:
     """What was hoped for, and what came out."""
-    ours = [name for name in names if name.startswith("rmsprop")]
-    rows = []
-    for name in [*ours, *(n for n in ("adam-averaged",) if n in names)]:
+    rows = [["*hoped for*", "", "0.95", "1.05", "1.2", "6 of 8"]]
+    for name in names:
+        if not name.startswith(("rmsprop", "adam")):
+            continue
         lr = one_rate(found, problems, name)
         ratios = ratios_at(found, problems, name, lr)
         widths = [width(found[problem, name, False], _target(found, problem)) for problem in problems]
@@ -152,9 +153,8 @@ def _scores(found: Found, problems: list[str], names: list[str], decay: bool) ->
                 row.append("–")
                 continue
             mean, best = losses[problem, name], min(losses[problem, n] for n in names if (problem, n) in losses)
-            spread = stdev(curves.test[curves.best()]) if math.isfinite(mean) else math.nan
             text = f"{mean:.4f}" if mean > best else f"**{mean:.4f}**"
-            row.append(f"{text} ± {spread:.4f} ({curves.lrs[curves.best()]:g})")
+            row.append(f"{text} ± {_spread(curves):.4f} ({curves.lrs[curves.best()]:g})")
         rows.append(row)
     return _table(["optimizer", *problems], rows)
 
@@ -183,7 +183,7 @@ def _long(rows: list[tuple[str, Curves]]) -> str:
     scored = sorted((score(c, c.best()), name, c) for name, c in rows)
     return _table(
         ["optimizer", "test loss", "lr"],
-        [[name, f"{x:.4f} ± {stdev(c.test[c.best()]):.4f}", f"{c.lrs[c.best()]:g}"] for x, name, c in scored],
+        [[name, f"{x:.4f} ± {_spread(c):.4f}", f"{c.lrs[c.best()]:g}"] for x, name, c in scored],
     )
 
 
@@ -203,6 +203,12 @@ def _full_batch(rows: list[tuple[str, Curves]]) -> str:
         )
     head = ["optimizer", "steps to a training loss of 0.01", "lr", "learning rates that get there", "test loss"]
     return _table(head, [row for _, row in sorted(made)])
+
+
+def _spread(curves: Curves) -> float:
+    """The standard deviation of the test loss over seeds; NaN where one has diverged."""
+    losses = curves.test[curves.best()]
+    return stdev(losses) if all(map(math.isfinite, losses)) else math.nan
 
 
 def _short(x: float) -> str:

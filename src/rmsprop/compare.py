@@ -17,8 +17,8 @@ def compare(
     problem: Any = None,
     target: Any = None,
     *,
-    problems: Sequence[str] | None = None,
-    optimizers: Sequence[str] | None = None,
+    problems: Sequence[str] | str | None = None,
+    optimizers: Sequence[str] | str | None = None,
     lrs: Sequence[float] | None = None,
     seeds: int | None = None,
     steps: int | None = None,
@@ -43,11 +43,11 @@ def compare(
             are a `Dataset`, a `DataLoader` or a pair (inputs, targets), or train, valid and test of these in a tuple or
             dict. What is missing is split off the training rows.
         target: a column's name, or an array with one value a row; only with a table.
-        problems: names of built-in problems. None takes all whose data are on this machine.
+        problems: names of built-in problems, or one. None takes all whose data are on this machine.
         optimizers: names as `rmsprop compare --list` has them, or "all". None takes twelve, less those whose package is
             not installed.
-        lrs: the learning rates of every optimizer, ascending. None is eight to each optimizer, two a decade; where the
-            best is the first or the last, up to three more beyond it.
+        lrs: the learning rates of every optimizer, ascending, in a list or array. None is eight to each optimizer, two
+            a decade; where the best is the first or the last, up to three more beyond it.
         seeds: how many, from 0 on. None is 5, or 3 if `fast`.
         steps, batch_size: of every training. None is 64 rows and 20 passes over the training rows, between 200 and
             1,000 steps; or what the built-in problem has.
@@ -79,7 +79,7 @@ def compare(
         started: Comparison = starting.start(problem, target, options, out=out, progress=progress)
         return started
     for name, value in {**options, "out": out}.items():
-        if value != DEFAULTS[name]:
+        if value is not DEFAULTS[name]:
             raise ValueError(f"{name}={value!r}: expected nothing beside resume, whose folder has its own options")
     resumed: Comparison = starting.resume(Path(resume), problem, target, progress=progress)
     return resumed

@@ -135,6 +135,9 @@ def test_the_list_has_optimizers_and_problems(folder, capsys):
         ("mine:problem --out mine.py", "mine.py"),
         ("--resume nowhere", "nowhere: no folder of a comparison: it has no compare.json"),
         ("mine:problem --resume .", "a problem mine:problem: expected nothing beside --resume"),
+        ("mine:problem --lrs 1e-4:1e-1:2000000000", "1e-4:1e-1:7, with COUNT from 2 to 100"),
+        ("nothing.csv --list", "a problem nothing.csv: expected nothing beside --list"),
+        ("--list --seeds 3", "--seeds 3: expected nothing beside --list"),
         ("--resume . --seeds 3", "--seeds 3: expected nothing beside --resume"),
     ],
 )

@@ -42,9 +42,11 @@ def plain(problem, make, lr, seed, at, full_batch=False, decay=False):
             continue
         if free:
             optimizer.eval()
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         with torch.no_grad():
             valid.append(problem.loss(model(problem.valid.inputs), problem.valid.targets).item())
             test.append(problem.loss(model(problem.test.inputs), problem.test.targets).item())
-        model.train()
+        for module, training in modes:
+            module.training = training
     return valid, test

@@ -15,7 +15,6 @@ import rmsprop
 from rmsprop.comparing import running
 from rmsprop.comparing.candidates import CANDIDATES, POINTS, Candidate
 from rmsprop.comparing.plan import DEFAULT
-from rmsprop.comparing.progress import Show, shown
 from rmsprop.comparing.sweep import sweep
 from tests.comparing.small import small
 
@@ -69,75 +68,6 @@ def test_results_are_those_of_a_sweep_and_budgets_are_equal():
     assert found.folder is None
 
 
-def test_resume_trains_only_what_is_missing(tmp_path, monkeypatch):
-    whole = rmsprop.compare(line, **QUICK)
-    rmsprop.compare(line, **QUICK, out=tmp_path / "new")
-    (tmp_path / "new/line--sgd.json").unlink()
-    (tmp_path / "new/report.html").unlink()
-    trained = []
-
-    def spying(problem, candidate, *rest):
-        trained.append(candidate.name)
-        return sweep(problem, candidate, *rest)
-
-    monkeypatch.setattr(running, "sweep", spying)
-    resumed = rmsprop.compare(line, resume=tmp_path / "new")
-    assert trained == ["sgd"]
-    assert numbers(resumed) == numbers(whole)
-    assert (tmp_path / "new/report.html").exists()
-    rmsprop.compare(line, **QUICK, out=tmp_path / "new")
-    assert trained == ["sgd"]
-
-
-def other():
-    model, loss, (x, y) = line()
-    return model, loss, (x + 1e-6, y)
-
-
-def test_resume_wants_the_same_problem_and_no_other_options(tmp_path):
-    folder = tmp_path / "new"
-    rmsprop.compare(line, **QUICK, out=folder)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    refused = [
-        ({"problem": other}, "has results of"),
-        ({}, r"its problem was in memory; expected rmsprop.compare\(line, resume="),
-        ({"problem": "tests.comparing.test_compare:line"}, "expected that function or table"),
-        ({"problem": line, "seeds": 3}, "seeds=3: expected nothing beside resume"),
-    ]
-    for arguments, message in refused:
-        with pytest.raises(ValueError, match=message):
-            rmsprop.compare(**arguments, resume=folder)
-    with pytest.raises(ValueError, match="has results of"):
-        rmsprop.compare(line, **{**QUICK, "seeds": 1}, out=folder)
-    with pytest.raises(ValueError, match="no folder of a comparison"):
-        rmsprop.compare(line, resume=tmp_path)
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_ctrl_c_between_optimizers_says_how_to_go_on(tmp_path, monkeypatch):
-    def stopped(problem, candidate, *rest):
-        if candidate.name == "sgd":
-            raise KeyboardInterrupt
-        return sweep(problem, candidate, *rest)
-
-    monkeypatch.setattr(running, "sweep", stopped)
-    with pytest.raises(KeyboardInterrupt, match=r"stopped with 1 of 2 .*nothing was kept \(out was not given\)"):
-        rmsprop.compare(line, **QUICK)
-    with pytest.raises(KeyboardInterrupt, match=r"1 of 2 .* kept; go on with: rmsprop.compare\(..., resume='.*new'\)"):
-        rmsprop.compare(line, **QUICK, out=tmp_path / "new")
-    monkeypatch.undo()
-    assert numbers(rmsprop.compare(line, resume=tmp_path / "new")) == numbers(rmsprop.compare(line, **QUICK))
-
-
-def test_a_second_process_is_kept_out(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    rmsprop.compare(line, **QUICK, out=tmp_path / "new")
-    with (tmp_path / "new/compare.json").open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process"):
-            rmsprop.compare(line, resume=tmp_path / "new")
-
-
 def test_tables_in_memory_and_in_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pd.DataFrame({"a": np.arange(60.0), "b": np.arange(60.0) ** 0.5, "y": np.arange(60) % 2})
@@ -151,8 +81,17 @@ def test_tables_in_memory_and_in_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert numbers(rmsprop.compare(resume=tmp_path / "new")) == numbers(from_file)
     table.assign(a=1.5).to_csv(tmp_path / "my table.csv", index=False)
-    with pytest.raises(ValueError, match="has results of data="):
+    with pytest.raises(ValueError, match="model, loss or data of 'my-table' differ"):
         rmsprop.compare(resume=tmp_path / "new")
+
+
+def test_learning_rates_may_be_an_array(tmp_path):
+    lrs = np.array(QUICK["lrs"])
+    found = rmsprop.compare(line, **{**QUICK, "lrs": lrs}, out=tmp_path / "new")
+    assert numbers(found) == numbers(rmsprop.compare(line, **QUICK))
+    assert rmsprop.compare(line, **{**QUICK, "lrs": lrs.astype(np.float32)}).settings["lrs"] == pytest.approx(lrs)
+    with pytest.raises(ValueError, match=r"lrs=array\(\[0.003, 0.03 ?\]\): expected nothing beside resume"):
+        rmsprop.compare(line, lrs=lrs, resume=tmp_path / "new")
 
 
 def test_all_diverged_is_a_result_and_not_an_error(tmp_path):
@@ -180,6 +119,14 @@ def test_all_diverged_is_a_result_and_not_an_error(tmp_path):
         ({"target": "y"}, "target='y': expected a table before it; a function"),
         ({"problem": None, "target": "y"}, "target='y': expected a table before it; the built-in"),
         ({"problem": None, "problems": ["digit"]}, r"problems=digit: expected .*did you mean 'digits'"),
+        ({"problem": None, "problems": "digit"}, r"problems=digit: expected .*did you mean 'digits'"),
+        ({"problems": "digits"}, "problems=digits: expected no problem of your own"),
+        ({"lrs": np.array([[0.1]])}, r"lrs=\[0.1\]: expected 1 to 100 positive"),
+        ({"lrs": np.array([0.1, 0.01], np.float32)}, r"lrs=0\.1\d*,0\.00999\d*: expected 1 to 100 positive"),
+        (
+            {"problem": pd.DataFrame({"a": range(12), "y": np.arange(12) / 2}), "target": "y"},
+            "has 12 rows: expected at least 13",
+        ),
         ({"problem": None, "problems": []}, "problems=: expected one or more"),
         ({"problem": np.zeros((20, 2))}, "target=None: expected the column to predict"),
         ({"problem": "nothing.csv"}, "nothing.csv: no such file"),
@@ -228,56 +175,6 @@ def test_an_error_of_ours_is_not_blamed_on_the_user(monkeypatch):
     monkeypatch.setattr(running, "sweep", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rmsprop.compare(small(), **{**QUICK, "steps": 5})
-
-
-def test_time_left_is_weighted_by_measured_time():
-    show, result = Show(4, None, None), sweep(small(steps=2), CANDIDATES["sgd"], [0], False, lrs=[0.1])
-    show.known("a", 10.0)
-    show.expect(["a", "b", "b"], {"a": 99.0, "b": 2.0})
-    assert show.remaining() == 10 + 2 * 2
-    show.start("a", "sgd")
-    show.tell(0.75)
-    assert show.remaining() == 2.5 + 2 * 2
-    result.problem, result.seconds = "a", 20.0
-    show.finish(result)
-    show.start("b", "sgd")
-    assert show.remaining() == 2 * 2
-    result.problem, result.seconds = "b", 7.0
-    show.finish(result)
-    assert show.remaining() == 7
-    assert show.seconds("a") == 15
-
-
-def test_progress_is_plain_lines_or_a_bar_or_nothing(monkeypatch, capsys):
-    rmsprop.compare(line, **QUICK)
-    assert capsys.readouterr() == ("", "")
-    rmsprop.compare(line, **QUICK, progress=True)
-    out, err = capsys.readouterr()
-    assert out == ""
-    one, two = err.splitlines()
-    assert one.startswith("1/2  line rmsprop: loss ")
-    assert one.endswith(" s left")
-    assert two.startswith("2/2  line sgd: loss ")
-    assert " at lr 0.03, " in two
-    assert "left" not in two
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    rmsprop.compare(line, **QUICK, progress=True)
-    err = capsys.readouterr().err
-    assert "\x1b[" in err
-    assert "1/2  line rmsprop: loss " in err
-
-
-def test_long_trainings_tell_every_minute(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr("rmsprop.comparing.progress.monotonic", lambda: now[0])
-    with shown(2, wanted=True) as show:
-        show.expect(["a", "a"], {"a": 7200.0})
-        show.start("a", "sgd")
-        show.tell(0.25)
-        now[0] += 60
-        show.tell(0.5)
-        show.tell(0.55)
-    assert capsys.readouterr().err == "0/2  a sgd: 50%; about 3 h 00 min left\n"
 
 
 def test_functions_are_found_by_name_in_the_current_folder(tmp_path, monkeypatch):

@@ -71,6 +71,27 @@ class Normed(nn.Module):
         return self.layers(x)
 
 
+class Still(Normed):
+    """The user has its batch normalisation in evaluation for good."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers[1].eval()
+
+
+class Counting(nn.Sequential):
+    """Assigns its buffer anew, and computes with it."""
+
+    def __init__(self):
+        super().__init__(*perceptron())
+        self.register_buffer("n", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        if self.training:
+            self.n = self.n + 1
+        return super().forward(x) / (1 + self.n / 10)
+
+
 class Choosing(nn.Sequential):
     """Looks at values, which nothing vectorises."""
 
@@ -96,7 +117,7 @@ def test_plain_models_are_vectorised(error):
     assert (errors is None) == (error is None)
 
 
-@pytest.mark.parametrize("model", [Normed, lambda: Choosing(*perceptron()), Frozen])
+@pytest.mark.parametrize("model", [Normed, Still, Counting, lambda: Choosing(*perceptron()), Frozen])
 def test_models_that_cannot_be_vectorised_are_trained_one_by_one(model):
     problem = small(model)
     found = replicas.Replicas(problem, [problem.start(0)])

@@ -1,12 +1,15 @@
 import re
 from html import unescape
+from types import SimpleNamespace
 
 import pytest
 
 from rmsprop.comparing.charts import marks
 from rmsprop.comparing.overall import summarize
+from rmsprop.comparing.plan import Plan
 from rmsprop.comparing.ranking import rank
 from rmsprop.comparing.report import render
+from rmsprop.comparing.running import Job
 from rmsprop.comparing.table import numbers, overall_numbers
 from rmsprop.comparing.verdict import verdict
 
@@ -93,6 +96,19 @@ def test_it_says_how_it_was_done():
     assert "with 1 to 3 learning rates" in words
     assert "nothing" not in re.findall(r"<th>(.*?)</th>", words)
     assert "adam torch Adam" in words  # what each optimizer is
+
+
+@pytest.mark.parametrize(
+    ("lrs", "words"),
+    [
+        (None, "8 for each optimizer, two a decade; up to 3 more where the best is the first or last"),
+        ((0.01, 0.1), "0.01, 0.1"),
+    ],
+)
+def test_settings_tell_the_learning_rates(lrs, words):
+    plan = Plan(("adam",), lrs, seeds=5, steps=None, batch_size=None, decay=False)
+    how = Job(SimpleNamespace(about="hills"), plan, None, 1, shown=False)._how({"threads": 1})
+    assert how["learning rates"] == words
 
 
 def test_everything_is_escaped():

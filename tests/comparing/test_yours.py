@@ -153,6 +153,34 @@ def test_what_a_function_may_not_return(returned, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "loss", "data", "message"),
+    [
+        (nn.Linear(4, 1), mse_loss, (X, Y), r"on a batch of shape \(8, 3\): RuntimeError: mat1 and mat2 shapes"),
+        (MODEL, mse_loss, (X.double(), Y), r"on a batch of shape \(8, 3\): RuntimeError: mat1 and mat2 must have"),
+        (nn.Linear(3, 2), nn.CrossEntropyLoss(), (X, Y[:, 0].long() + 2), "IndexError: Target .* is out of bounds"),
+        (MODEL, mse_loss, {"train": (X, Y), "test": (X[:, :2], Y)}, r"on a batch of shape \(8, 2\): RuntimeError"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_its_first_batch(model, loss, data, message):
+    with pytest.raises(ValueError, match=f"its model or loss failed .*{message}"):
+        from_function(lambda: (model, loss, data), "mine")
+
+
+def test_sparse_gradients_are_refused_by_name():
+    model = nn.Sequential(nn.Embedding(20, 3, sparse=True), nn.Flatten(), nn.Linear(3, 1))
+    with pytest.raises(ValueError, match=r"gradient of '0.weight', of its Embedding, is sparse; expected sparse=False"):
+        problem_of((torch.arange(20), Y), lambda: model)
+
+
+def test_random_rows_of_a_data_set_are_the_same_every_time():
+    class Drawn(Rows):
+        def __getitem__(self, i):
+            return X[i] + torch.rand(()), Y[i]
+
+    assert torch.equal(*(all_rows(problem_of(Drawn())) for _ in range(2)))
+
+
 TABLE = pd.DataFrame({"a": np.arange(50.0), "city": ["Ulm", "Bonn"] * 25, "price": np.arange(50.0) * 3})
 
 
@@ -185,3 +213,6 @@ def test_a_table_of_classes_keeps_their_proportions_and_has_a_share_of_errors():
 def test_a_table_that_cannot_be_learned_from_is_refused_by_column():
     with pytest.raises(ValueError, match=r"target='prise': no such column \(did you mean 'price'\?\)"):
         from_table(TABLE, "prise", "houses")
+    few = pd.DataFrame({"a": np.arange(24.0), "kind": ["x"] * 11 + ["y"] * 11 + ["z"] * 2})
+    with pytest.raises(ValueError, match="the table has 24 rows: expected at least 13, and of classes three"):
+        from_table(few, "kind", "kinds")

@@ -69,6 +69,7 @@ def compare(
         if name in DEFAULTS and value is not None and value is not False
     }
     if listed:
+        _alone(given, "--list")
         _list()
         return
     found = (_start if resume is None else _resume)(given, progress=not quiet)
@@ -97,15 +98,23 @@ def _resume(given: dict[str, Any], *, progress: bool) -> Comparison:
     from rmsprop.comparing import starting
 
     folder: Path = given.pop("resume")
+    _alone(given, f"--resume {folder}, which has its own options")
+    return starting.resume(folder, progress=progress)
+
+
+def _alone(given: dict[str, Any], option: str) -> None:
+    """Refuse what was given beside this option."""
     for name, value in given.items():
         flag = "a problem" if name == "problem" else f"--{name.replace('_', '-')}"
-        raise ValueError(f"{flag} {value}: expected nothing beside --resume {folder}, which has its own options")
-    return starting.resume(folder, progress=progress)
+        raise ValueError(f"{flag} {value}: expected nothing beside {option}")
 
 
 def _grid(text: str) -> list[float]:
     """The numbers of "0.001,0.01", or of "1e-4:1e-1:7"."""
-    expected = ValueError(f"--lrs {text}: expected numbers such as 0.001,0.01, or LOW:HIGH:COUNT such as 1e-4:1e-1:7")
+    from rmsprop.comparing.plan import MOST_LRS
+
+    form = f"LOW:HIGH:COUNT such as 1e-4:1e-1:7, with COUNT from 2 to {MOST_LRS}"
+    expected = ValueError(f"--lrs {text}: expected numbers such as 0.001,0.01, or {form}")
     try:
         if ":" not in text:
             return [float(part) for part in text.split(",")]
@@ -113,7 +122,7 @@ def _grid(text: str) -> list[float]:
         first, last, points = float(low), float(high), int(count)
     except ValueError:
         raise expected from None
-    if not 0 < first < last or points < 2:
+    if not 0 < first < last or not 2 <= points <= MOST_LRS:
         raise expected
     return [float(f"{first * (last / first) ** (i / (points - 1)):.6g}") for i in range(points)]
 

@@ -1,7 +1,6 @@
 """The problems that come with the package: classifiers, an autoencoder, language models, a factorisation."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from torch import Tensor, nn
@@ -82,12 +81,3 @@ def cooccurrence() -> Problem:
 BUILTIN: dict[str, Callable[[], Problem]] = {
     make.__name__: make for make in (digits, mnist1d, letters, fashion, autoencoder, gru, transformer, cooccurrence)
 }
-
-
-def available() -> dict[str, Problem]:
-    """Those whose data are on this machine."""
-    found = {}
-    for name, make in BUILTIN.items():
-        with suppress(data.DataMissing):
-            found[name] = make()
-    return found

@@ -11,11 +11,8 @@ United Kingdom, where printing it is reserved by letters patent of the Crown.
 import gzip
 import lzma
 import os
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module, resources
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.comparing.problem import Split
+from rmsprop.comparing.seeding import seeded
 
 SEED = 6  # of the partition into train, valid and test, the same for ever
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
@@ -57,7 +55,7 @@ def digits() -> Splits:
 def mnist1d() -> Splits:
     """Greydanus and Kobak's one-dimensional digits (ICML 2024) of 40 points: 3,000, 1,000, and their 1,000 to test."""
     module = package("mnist1d.data", "mnist1d")
-    with same_random_numbers():
+    with seeded(0):  # it seeds the global generators itself
         made = module.make_dataset()
     x = torch.tensor(np.concatenate([made["x"], made["x_test"]]), dtype=torch.float32)
     y = torch.tensor(np.concatenate([made["y"], made["y_test"]]))
@@ -167,14 +165,3 @@ def package(module: str, name: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise DataMissing(f"the Python package {name} is not here ({error}): pip install {name}") from error
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Leaves Python's and NumPy's global generators as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

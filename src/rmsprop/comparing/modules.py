@@ -65,16 +65,17 @@ def reported(name: str, function: Callable[..., Any] | None = None) -> Iterator[
     try:
         yield
     except Exception as error:
-        place = _place(error, getattr(getattr(function, "__code__", None), "co_filename", None))
-        if place:
-            raise ValueError(f"{name}: {type(error).__name__}: {error} ({place})") from error
+        where = place(error, function)
+        if where:
+            raise ValueError(f"{name}: {type(error).__name__}: {error} ({where})") from error
         if isinstance(error, ValueError):
             raise ValueError(f"{name}: {error}") from error
         raise
 
 
-def _place(error: Exception, own: str | None) -> str | None:
-    """File and line of the user's code that an error comes from; `own` is theirs wherever it is installed."""
+def place(error: Exception, function: Callable[..., Any] | None = None) -> str | None:
+    """File and line of the user's code that an error comes from; this function is theirs wherever it is installed."""
+    own = getattr(getattr(function, "__code__", None), "co_filename", None)
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

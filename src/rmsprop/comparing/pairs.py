@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
 
 @dataclass(frozen=True)
@@ -14,40 +14,27 @@ class Paired:
 
     Attributes:
         mean: of the differences.
-        low, high: its 95% interval, by Student's t.
-        higher, ties: with how many seeds the first had the higher score, and the same.
+        higher: with how many seeds the first had the higher score.
         seeds: how many there are.
         p: of Student's t-test on the differences, two-sided.
     """
 
     mean: float
-    low: float
-    high: float
     higher: int
-    ties: int
     seeds: int
     p: float
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of the mean of at least two values, by Student's t; None of fewer."""
-    if len(values) < 2:
-        return None
-    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def paired(scores: Sequence[float], others: Sequence[float]) -> Paired | None:
     """What is known of scores - others, equally long; None with fewer than two pairs."""
     differences = [a - b for a, b in zip(scores, others, strict=True)]
-    bounds = interval(differences)
-    if bounds is None:
+    if len(differences) < 2:
         return None
     seeds, mean = len(differences), fmean(differences)
     error = stdev(differences) / math.sqrt(seeds)
     t = abs(mean) / error if error else math.inf if mean else 0.0
     p = 2 * float(stdtr(seeds - 1, -t))
-    return Paired(mean, *bounds, sum(d > 0 for d in differences), differences.count(0), seeds, p)
+    return Paired(mean, sum(d > 0 for d in differences), seeds, p)
 
 
 def holm(p: Sequence[float]) -> list[float]:

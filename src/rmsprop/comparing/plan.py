@@ -60,7 +60,7 @@ class Plan:
     @classmethod
     def of(
         cls,
-        optimizers: Sequence[str] | None,
+        optimizers: Sequence[str] | str | None,
         lrs: Sequence[float] | None,
         seeds: int | None,
         steps: int | None,
@@ -74,7 +74,8 @@ class Plan:
         if names == ("all",):
             names = _installed(CANDIDATES)
         count = (FAST_SEEDS if fast else SEEDS) if seeds is None else seeds
-        return cls(names, None if lrs is None else tuple(lrs), count, steps, batch_size, decay)
+        rates = None if lrs is None else tuple(lr.tolist() if hasattr(lr, "tolist") else lr for lr in lrs)  # NumPy's
+        return cls(names, rates, count, steps, batch_size, decay)
 
     def missing(self) -> dict[str, str]:
         """The optimizers that would be tried if their packages were here."""

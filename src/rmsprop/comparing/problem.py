@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rmsprop.comparing.seeding import seeded
+
 
 class Split(NamedTuple):
     """Rows of data: `inputs` as the model takes them, `targets` as the loss takes them, equally long."""
@@ -26,7 +28,7 @@ class Problem:
     Attributes:
         name: as in tables and file names.
         about: one line for people: the model, its size, the data and where they come from.
-        model: makes a new model; its weights are drawn from torch's default generator.
+        model: makes a new model; its weights are drawn from the global generators.
         loss: (outputs, targets) -> the mean loss of a batch.
         train, valid, test: to learn from, to choose the learning rate by, to be scored on.
         steps: how many, of `batch_size` rows each.
@@ -51,8 +53,7 @@ class Problem:
 
     def start(self, seed: int) -> nn.Module:
         """A new model with the first weights of this seed; the caller's random numbers are left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return self.model()
 
     def order(self, seed: int) -> Tensor:

@@ -9,27 +9,10 @@ import torch
 
 from rmsprop.comparing.candidates import CANDIDATES, Candidate
 from rmsprop.comparing.curves import Curves
-from rmsprop.comparing.pairs import Paired, holm, interval, paired
+from rmsprop.comparing.pairs import Paired, holm, paired
 from rmsprop.comparing.sweep import Result
+from rmsprop.comparing.window import Range, lr_range, target, way_from
 from rmsprop.torch import RMSprop
-
-WITHIN = 0.1  # of the best loss: as good as it
-LEAST = 0.001  # of the way from the start to the best: no less is asked for where the best is next to nothing
-
-
-@dataclass(frozen=True)
-class Range:
-    """Learning rates that reach the target; `open_low` and `open_high` where the smallest and largest tried do."""
-
-    low: float
-    high: float
-    open_low: bool
-    open_high: bool
-
-    @property
-    def decades(self) -> float:
-        """The width, in powers of ten."""
-        return math.log10(self.high / self.low)
 
 
 @dataclass(frozen=True)
@@ -49,7 +32,8 @@ class Row:
         steps_to_target: until the validation loss was at or under the target, median over seeds; None: never.
         lr_range: around `lr`, the learning rates whose final validation loss is at or under the target.
         state: numbers that the optimizer keeps for each weight; None where it is not installed.
-        behind: how much higher its test loss is than the best one, as a part of that; None unless that is positive.
+        behind: how much higher its test loss is than the best one, as a part of that or, where that is not positive,
+            of the way to it from the start, which `of_way` says; None after divergence, or where there is no such way.
         versus: its test losses less the best row's, of their logarithms where all are positive, and p corrected for the
             number of rows; None for the best row, for fewer than two seeds and after divergence.
     """
@@ -68,6 +52,7 @@ class Row:
     lr_range: Range | None = None
     state: float | None = None
     behind: float | None = None
+    of_way: bool = False
     versus: Paired | None = None
 
     @property
@@ -89,11 +74,6 @@ class Row:
     def spread(self) -> float | None:
         """The standard deviation of the test loss over seeds; None of one seed and after divergence."""
         return None if self.diverged or len(self.tests) < 2 else stdev(self.tests)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95% interval of the mean test loss; None of one seed and after divergence."""
-        return None if self.diverged else interval(self.tests)
 
 
 @dataclass(frozen=True)
@@ -118,7 +98,13 @@ def rank(results: Sequence[Result], candidates: Mapping[str, Candidate] = CANDID
     Args:
         results: of any problems and candidates.
         candidates: by name, all that the results are of.
+
+    Raises:
+        ValueError: a result is of none of the candidates.
     """
+    strange = dict.fromkeys(r.candidate for r in results if r.candidate not in candidates)
+    if strange:
+        raise ValueError(f"results: of {', '.join(map(repr, strange))}; candidates has {', '.join(candidates)}")
     grouped: dict[str, list[Result]] = {}
     for result in results:
         grouped.setdefault(result.problem, []).append(result)
@@ -147,18 +133,18 @@ def _ranking(
     budget = max(result.curves.steps[-1] for result in results)
     start = _start([result.curves for result in results])
     pairs = [(result, _row(result, candidates[result.candidate], budget)) for result in results]
-    target, note = _target(min(row.valid for _, row in pairs), start)
+    goal, note = target(min(row.valid for _, row in pairs), start)
     rows = [
         replace(
             row,
-            steps_to_target=_steps_to(row, target),
-            lr_range=_lr_range(row, target),
+            steps_to_target=_steps_to(row, goal),
+            lr_range=lr_range(row.curves, goal),
             state=states[result.candidate],
         )
         for result, row in pairs
     ]
     rows.sort(key=lambda row: (row.test, row.valid))
-    return Ranking(problem, results[0].curves.seeds, _against_best(rows), start, target, note)
+    return Ranking(problem, results[0].curves.seeds, _against_best(rows, start), start, goal, note)
 
 
 def _row(result: Result, candidate: Candidate, budget: int) -> Row:
@@ -190,21 +176,6 @@ def _start(curves: Sequence[Curves]) -> float:
     return median(first) if first else math.inf
 
 
-def _target(best: float, start: float) -> tuple[float | None, str]:
-    """The loss that counts as good, and how it comes about."""
-    if math.isinf(best):
-        return None, "There is no target: every training diverged."
-    way = max(start - best, 0.0) if math.isfinite(start) else 0.0
-    if best < 0:  # zero is nothing special to such a loss, so a part of it is not either
-        allowed, text = WITHIN * way, f"{WITHIN:.0%} of the way back to the {start:.4g} of the first evaluations"
-    elif WITHIN * best >= LEAST * way:
-        allowed, text = WITHIN * best, f"{WITHIN:.0%}"
-    else:
-        allowed, text = LEAST * way, f"{LEAST:.1%} of the way back to the {start:.4g} of the first evaluations"
-    target = best + allowed
-    return target, f"The target is {target:.4g}: the lowest final validation loss of all, {best:.4g}, plus {text}."
-
-
 def _steps_to(row: Row, target: float | None) -> int | None:
     if target is None:
         return None
@@ -214,32 +185,7 @@ def _steps_to(row: Row, target: float | None) -> int | None:
     return None if math.isinf(found) else round(found)
 
 
-def _lr_range(row: Row, target: float | None) -> Range | None:
-    """The learning rates around the best whose final loss is at or under the target."""
-    lrs, finals, best = row.curves.lrs, row.curves.finals(), row.curves.best()
-    if target is None or finals[best] > target:
-        return None
-    low = high = best
-    while low > 0 and finals[low - 1] <= target:
-        low -= 1
-    while high < len(lrs) - 1 and finals[high + 1] <= target:
-        high += 1
-    below = lrs[low] if low == 0 else _crossing(lrs, finals, low, low - 1, target)
-    above = lrs[high] if high == len(lrs) - 1 else _crossing(lrs, finals, high, high + 1, target)
-    return Range(below, above, low == 0, high == len(lrs) - 1)
-
-
-def _crossing(lrs: list[float], losses: list[float], inside: int, outside: int, target: float) -> float:
-    """Where the straight line between two points of the sensitivity plot, its axes logarithmic, meets the target.
-
-    One to an infinite loss does so at once.
-    """
-    a, b = losses[inside], losses[outside]
-    part = math.log(target / a) / math.log(b / a) if a > 0 else (target - a) / (b - a)
-    return float(lrs[inside] * (lrs[outside] / lrs[inside]) ** part)
-
-
-def _against_best(rows: list[Row]) -> list[Row]:
+def _against_best(rows: list[Row], start: float) -> list[Row]:
     best, *rest = rows
     if best.diverged:
         return rows
@@ -248,9 +194,11 @@ def _against_best(rows: list[Row]) -> list[Row]:
     compared = [None if row.diverged else _pair(row, best, scale) for row in rest]
     corrected = iter(holm([c.p for c in compared if c]))
     versus = [c and replace(c, p=next(corrected)) for c in compared]
-    behind = [row.test / best.test - 1 if best.test > 0 and not row.diverged else None for row in rest]
-    others = [replace(row, versus=v, behind=b) for row, v, b in zip(rest, versus, behind, strict=True)]
-    return [replace(best, behind=0.0 if best.test > 0 else None), *others]
+    of_way = best.test <= 0
+    whole = way_from(start, best.test) if of_way else best.test
+    behind = [(row.test - best.test) / whole if whole > 0 and not row.diverged else None for row in rest]
+    others = [replace(row, versus=v, behind=b, of_way=of_way) for row, v, b in zip(rest, versus, behind, strict=True)]
+    return [replace(best, behind=0.0, of_way=of_way), *others]
 
 
 def _pair(row: Row, best: Row, scale: Callable[[float], float]) -> Paired | None:

@@ -61,16 +61,21 @@ class Replicas:
         """The loss and, where the problem has a second score, the error."""
         parts = torch.split(weights, self.sizes)
         values = {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
-        outputs = functional_call(self.model, {**values, **(buffers or {})}, (x,))
+        named = {**values, **(buffers or {})}
+        outputs = functional_call(self.model, named, (x,))
+        for name in buffers or {}:  # one that the model assigns anew is in `named` now
+            buffers[name] = named[name].detach()  # type: ignore[index]
         loss, error = self.problem.loss(outputs, y), self.problem.error
         return (loss,) if error is None else (loss, error(outputs.detach(), y))
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> Scores:
         """(losses, errors) over all rows of a split."""
+        modes = [(module, module.training) for module in self.model.modules()]  # some may be in evaluation for good
         self.model.eval()
         found = [(*self.scores(x, y, shared=True), len(y)) for x, y in _chunks(split, self.problem.batch_size)]
-        self.model.train()
+        for module, training in modes:
+            module.training = training
         losses = _mean([(loss, n) for loss, _, n in found])
         errors = [(error, n) for _, error, n in found if error is not None]
         return losses, _mean(errors) if errors else None

@@ -7,7 +7,7 @@ from rmsprop.comparing import figures, table
 from rmsprop.comparing.charts import Style, curves, marks, sensitivity
 from rmsprop.comparing.overall import Summary, summarize
 from rmsprop.comparing.ranking import Ranking
-from rmsprop.comparing.verdict import verdict
+from rmsprop.comparing.verdict import as_good, verdict
 from rmsprop.page import chart
 from rmsprop.page import render as page
 
@@ -57,7 +57,7 @@ def _problem(n: int, ranking: Ranking, abouts: Mapping[str, str], style: Style, 
         "about": abouts.get(ranking.problem, ""),
         "verdict": verdict([ranking]) if of > 1 else None,
         "columns": table.columns(rows),
-        "rows": list(zip(rows, (row is ranking.rows[0] or table.level(row) for row in ranking.rows), strict=True)),
+        "rows": list(zip(rows, (row is ranking.rows[0] or as_good(row) for row in ranking.rows), strict=True)),
         "names": [row.name for row in ranking.rows],
         "note": ranking.note,
         "curves": chart(f"curves {n}", lambda axes: curves(axes, ranking, style)),
@@ -69,7 +69,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
     rows = [table.overall_numbers(row) for row in summary.rows]
     return {
         "columns": table.columns(rows),
-        "rows": list(zip(rows, (row is summary.rows[0] or table.level(row) for row in summary.rows), strict=True)),
+        "rows": list(zip(rows, (row is summary.rows[0] or as_good(row) for row in summary.rows), strict=True)),
         "note": table.ratio_note(summary),
         "problems": summary.problems,
         "ratios": [(row.name, [figures.times(row.ratios.get(p)) for p in summary.problems]) for row in summary.rows],

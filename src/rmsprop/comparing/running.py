@@ -3,13 +3,14 @@
 import hashlib
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rmsprop.checkpoint.disk import write
 from rmsprop.compare import Comparison
@@ -18,25 +19,31 @@ from rmsprop.comparing.candidates import POINTS, Candidate
 from rmsprop.comparing.plan import Plan
 from rmsprop.comparing.problem import Problem
 from rmsprop.comparing.ranking import rank
+from rmsprop.comparing.seeding import seeded
 from rmsprop.comparing.sources import Source
-from rmsprop.comparing.sweep import CONFIG, Result, Store, sweep
+from rmsprop.comparing.sweep import CONFIG, EXTENSIONS, Result, Store, sweep
 from rmsprop.comparing.verdict import verdict
 from rmsprop.training import run
 from rmsprop.training.job import versions
 from rmsprop.training.network import running_on, threads_for
 
 REPORT = "report.html"
+FOLDER = "compare"  # NAME-001, NAME-002, ... in it, for who names no other
 
 
 @dataclass
 class Job:
-    """A comparison that has been set up: what is compared, on what, and where it is kept."""
+    """A comparison that has been set up: what is compared, on what, and where it is kept.
+
+    Without a `folder`, one that is `kept` goes to the first that is free.
+    """
 
     source: Source
     plan: Plan
     folder: Path | None
     threads: int
     shown: bool
+    kept: bool = False
 
     def run(self) -> Comparison:
         """Train what is not there yet, then judge all of it."""
@@ -44,11 +51,22 @@ class Job:
         with self.source.ready(self.plan) as problems:
             settings = self._settings(problems)
             self._tell_missing()
-            with ExitStack() as held:
-                store = None if self.folder is None else Store(self.folder, settings)
-                held.enter_context(run.locked(self.folder, CONFIG))
+            store = self._store(settings)
+            with run.locked(self.folder, CONFIG):
                 results = self._results(problems, candidates, store)
         return self._judged(problems, results, settings)
+
+    def _store(self, settings: dict[str, Any]) -> Store | None:
+        """Where results are kept, if they are."""
+        if self.folder is not None or not self.kept:
+            return None if self.folder is None else Store(self.folder, settings)
+        self.folder = _new_folder(self.source.name)
+        try:
+            return Store(self.folder, settings)
+        except BaseException:
+            with suppress(OSError):  # it has something in it
+                self.folder.rmdir()
+            raise
 
     def _tell_missing(self) -> None:
         """Name on standard error what was left out and why."""
@@ -59,7 +77,8 @@ class Job:
     def _settings(self, problems: list[Problem]) -> dict[str, Any]:
         """Everything that the numbers depend on, and what a resumed comparison needs."""
         plain = {"source": self.source.as_json(), **self.plan.as_json(), "threads": self.threads}
-        return {**plain, "data": {p.name: fingerprint(p) for p in problems}, "versions": versions()}
+        with self.source.blamed(), running_on(1):  # sums depend on the number of threads
+            return {**plain, "data": {p.name: fingerprint(p) for p in problems}, "versions": versions()}
 
     def _results(self, problems: list[Problem], candidates: list[Candidate], store: Store | None) -> list[Result]:
         units = [(problem, candidate) for problem in problems for candidate in candidates]
@@ -96,7 +115,7 @@ class Job:
         lrs = len(self.plan.lrs) if self.plan.lrs else POINTS
         guesses = {}
         for problem in {p.name: p for p in problems}.values():
-            with self._threads(problem), self.source.blamed(), torch.random.fork_rng(devices=[]):
+            with self._threads(problem), self.source.blamed(), seeded(0):
                 guesses[problem.name] = timing.guess(problem, self._seeds(), lrs)
         return guesses
 
@@ -123,10 +142,10 @@ class Job:
     def _how(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings in words, for the report."""
         plan = self.plan
-        grid = ", ".join(f"{lr:g}" for lr in plan.lrs) if plan.lrs else f"{POINTS} for each optimizer, two a decade"
+        grid = f"{POINTS} for each optimizer, two a decade; up to {EXTENSIONS} more where the best is the first or last"
         return {
             "of": self.source.about,
-            "learning rates": grid,
+            "learning rates": ", ".join(f"{lr:g}" for lr in plan.lrs) if plan.lrs else grid,
             "schedule": "falling linearly to 0" if plan.decay else "constant",
             "seeds": plan.seeds,
             "steps": plan.steps or "the problem's own",
@@ -144,11 +163,40 @@ class Job:
         return f"{text} and kept; go on with: rmsprop compare --resume {shlex.quote(str(self.folder))}"
 
 
+def _new_folder(name: str) -> Path:
+    """The first numbered folder that is free, made at once so that no other process takes it."""
+    for place in run.numbered(name, FOLDER):
+        with suppress(FileExistsError):
+            place.mkdir(parents=True)
+            return place
+    raise AssertionError("numbers do not end")
+
+
 def fingerprint(problem: Problem) -> str:
-    """SHA-256 that changes with the data, the first weights, or the budget."""
+    """SHA-256 that changes with the data, the budget, the first weights and buffers, and what model and loss do.
+
+    That is taken from their results on the first batch, in training and in evaluation.
+    """
     digest = hashlib.sha256(f"{problem.steps} {problem.batch_size}".encode())
+    model, rows = problem.start(0), problem.order(0)[0]
     tensors = [x for split in (problem.train, problem.valid, problem.test) for x in split]
-    for x in [*tensors, *problem.start(0).parameters()]:
-        digest.update(f"{x.dtype} {tuple(x.shape)} ".encode())
-        digest.update(x.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    tensors += [*model.parameters(), *model.buffers()]
+    x, y = problem.train.inputs[rows], problem.train.targets[rows]
+    for training in (True, False):
+        with seeded(0):
+            model = problem.start(0) if training else problem.start(0).eval()
+            outputs = model(x)
+            scores = [problem.loss(outputs, y), problem.error(outputs.detach(), y) if problem.error else None]
+        tensors += _tensors([outputs, scores])
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in a result, in whatever dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for part in inner for tensor in _tensors(part)]

@@ -163,12 +163,13 @@ class Memory(Source):
         return modules.reported(self.name, self.given) if callable(self.given) else nullcontext()
 
 
-def source_of(problem: Any, target: Any, problems: Sequence[str] | None, fast: bool) -> Source:
+def source_of(problem: Any, target: Any, problems: Sequence[str] | str | None, fast: bool) -> Source:
     """What the arguments of `rmsprop.compare` mean.
 
     Raises:
         ValueError: a table without a target, a target or names of problems beside something they do not go with.
     """
+    problems = [problems] if isinstance(problems, str) else problems
     if problem is not None and problems is not None:
         raise ValueError(f"problems={','.join(problems)}: expected no problem of your own beside built-in ones")
     if problem is None:

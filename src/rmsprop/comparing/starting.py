@@ -10,9 +10,6 @@ from rmsprop.comparing.plan import Plan
 from rmsprop.comparing.running import Job
 from rmsprop.comparing.sources import Memory, source_from, source_of
 from rmsprop.comparing.sweep import CONFIG, read
-from rmsprop.training.run import numbered
-
-FOLDER = "compare"  # NAME-001, NAME-002, ... in it, for who names no other
 
 
 def start(
@@ -35,9 +32,7 @@ def start(
     source = source_of(problem, target, options.pop("problems"), options["fast"])
     plan = Plan.of(**options)
     folder = None if out is None else Path(out)
-    if folder is None and kept:
-        folder = next(place for place in numbered(source.name, FOLDER) if not place.exists())
-    return Job(source, plan, folder, torch.get_num_threads(), progress).run()
+    return Job(source, plan, folder, torch.get_num_threads(), progress, kept).run()
 
 
 def resume(folder: Path, problem: Any = None, target: Any = None, *, progress: bool = False) -> Comparison:

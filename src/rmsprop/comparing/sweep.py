@@ -7,13 +7,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from rmsprop.checkpoint.disk import write
 from rmsprop.comparing.candidates import Candidate, lr_at
 from rmsprop.comparing.curves import Curves
 from rmsprop.comparing.problem import Problem
 from rmsprop.comparing.replicas import train
+from rmsprop.comparing.seeding import seeded
 from rmsprop.comparing.timing import step_seconds
 
 CONFIG = "compare.json"
@@ -91,8 +90,7 @@ def _train(
         def told(x: float, done: float = done, share: float = share) -> None:
             tell(done + share * x)
 
-        with torch.random.fork_rng(devices=[]):  # for models that draw random numbers, such as dropout
-            torch.manual_seed(seeds[0])
+        with seeded(seeds[0]):  # for models that draw random numbers, such as dropout
             found = train(problem, candidate, part, seeds, decay, told)
         curves = found if curves is None else curves.joined(found)
     assert curves is not None
@@ -110,14 +108,7 @@ class Store:
         """
         self.folder, path = folder, folder / CONFIG
         if path.is_file():
-            known = read(path)
-            changed = [name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name)]
-            if changed:
-                name = min(changed)
-                raise ValueError(
-                    f"{folder} has results of {name}={known.get(name)!r}, not {settings.get(name)!r}: "
-                    "expected the same settings, or another folder"
-                )
+            _same(folder, read(path), settings)
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder}: expected a new or empty folder, or one of an earlier comparison")
         else:
@@ -139,6 +130,23 @@ class Store:
 
     def _path(self, problem: str, candidate: str, decay: bool) -> Path:
         return self.folder / f"{problem}--{candidate}{'--decay' if decay else ''}.json"
+
+
+def _same(folder: Path, known: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse other settings than those that are known, in words."""
+    changed = {name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name)}
+    for name in sorted(changed - {"data"}):  # the data's fingerprint may have changed only because of this one
+        raise ValueError(
+            f"{folder} has results of {name}={known.get(name)!r}, not {settings.get(name)!r}: "
+            "expected the same settings, or another folder"
+        )
+    if changed:
+        old, new = known.get("data", {}), settings.get("data", {})
+        names = " and ".join(repr(name) for name in {**old, **new} if old.get(name) != new.get(name))
+        raise ValueError(
+            f"{folder}: the model, loss or data of {names} differ from those this comparison began with: expected the "
+            "same, with whatever is random seeded, on the same machine; or another folder"
+        )
 
 
 def read(path: Path) -> dict[str, Any]:

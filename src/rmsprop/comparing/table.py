@@ -1,18 +1,19 @@
-"""The table of a comparison as text: for a terminal of any width, and as Markdown."""
+"""The table of a comparison as text, for a terminal of any width."""
 
 from collections.abc import Sequence
 from textwrap import fill
 
 from rmsprop.comparing import figures
 from rmsprop.comparing.overall import Overall, Summary, summarize
-from rmsprop.comparing.ranking import WITHIN, Range, Ranking, Row
-from rmsprop.comparing.verdict import standing
+from rmsprop.comparing.ranking import Ranking, Row
+from rmsprop.comparing.window import WITHIN, Range
 
 NAME, NONE = "optimizer", "–"
 GAP = "  "
 LEGEND = (
     "The learning rate of each optimizer is the one with the lowest final validation loss; losses are on test rows, "
-    "means over seeds; ± is their standard deviation over seeds. Behind and p: against the first row; p is of "
+    "means over seeds; ± is their standard deviation over seeds. Behind and p: against the first row; behind is "
+    "a part of its loss or, where that is not positive, of the way to it from the first evaluations; p is of "
     "Student's t in pairs over seeds, of logarithms where losses are positive, Holm-corrected for the number of rows; "
     "the first row was picked by the same losses: take it as a guide. lr range: the learning rates whose final "
     f"validation loss is within {WITHIN:.0%} of the lowest of all, which is the target, interpolated; ≤ and ≥ where "
@@ -30,7 +31,7 @@ def numbers(row: Row) -> dict[str, str]:
         "lr": figures.lr(row.lr) + ends[row.edge],
         "test loss": f"diverged {row.diverged}/{len(row.tests)}" if row.diverged else figures.loss(row.test),
         "±": figures.spread(row.spread),
-        "behind": NONE if row.behind is None or not row.versus else figures.percent(row.behind),
+        "behind": _behind(row),
         "p": figures.chance(row.versus.p).removeprefix("p ").removeprefix("= ") if row.versus else NONE,
         "steps": "never" if row.steps_to_target is None else f"{row.steps_to_target}",
         "lr range": _range(row.lr_range),
@@ -73,11 +74,6 @@ def columns(rows: Sequence[dict[str, str]]) -> list[str]:
     return [heading for heading in rows[0] if any(row[heading] != NONE for row in rows)]
 
 
-def level(row: Row | Overall) -> bool:
-    """Whether nothing tells a row from the best."""
-    return standing(row) == "level"
-
-
 def text(rankings: Sequence[Ranking], width: int | None = None) -> str:
     """A table for each problem, one over all where there are several, and what the columns are.
 
@@ -95,17 +91,6 @@ def text(rankings: Sequence[Ranking], width: int | None = None) -> str:
         parts += ["all problems", _tables([overall_numbers(row) for row in summary.rows], width)]
         parts += [_filled(ratio_note(summary), width)]
     return "\n\n".join([*parts, _filled(LEGEND, width)])
-
-
-def markdown(rankings: Sequence[Ranking]) -> str:
-    """The same as GitHub's tables, without what the columns are (`LEGEND`)."""
-    parts = []
-    for ranking in rankings:
-        parts += [f"### {ranking.problem}", _pipes([numbers(row) for row in ranking.rows]), ranking.note]
-    summary = summarize(rankings)
-    if len(summary.problems) > 1:
-        parts += ["### All problems", _pipes([overall_numbers(row) for row in summary.rows]), ratio_note(summary)]
-    return "\n\n".join(parts) + "\n"
 
 
 def _tables(rows: Sequence[dict[str, str]], width: int | None) -> str:
@@ -126,14 +111,14 @@ def _line(row: dict[str, str], group: list[str], widths: dict[str, int]) -> str:
     return GAP.join([row[NAME].ljust(widths[NAME]), *(row[h].rjust(widths[h]) for h in group[1:])]).rstrip()
 
 
-def _pipes(rows: Sequence[dict[str, str]]) -> str:
-    headings = columns(rows)
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *([row[h] for h in headings] for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _filled(line: str, width: int | None) -> str:
     return line if width is None else fill(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
+def _behind(row: Row) -> str:
+    if row.behind is None or not row.versus:
+        return NONE
+    return f"{row.behind:.2g} of the way" if row.of_way else figures.percent(row.behind)
 
 
 def _range(found: Range | None) -> str:

@@ -6,6 +6,7 @@ from time import perf_counter
 from rmsprop.comparing.candidates import Candidate
 from rmsprop.comparing.problem import Problem
 from rmsprop.comparing.replicas import Replicas, trained
+from rmsprop.comparing.seeding import seeded
 
 WARM_UP, STEPS = 3, 30
 
@@ -16,7 +17,8 @@ def step_seconds(problem: Problem, candidate: Candidate, lr: float, seed: int) -
     Averaging and whatever else the optimizer does after a step is in it; forward and backward passes are not.
     """
     model, rows = problem.start(seed), problem.order(seed)[0]
-    problem.loss(model(problem.train.inputs[rows]), problem.train.targets[rows]).backward()  # type: ignore[no-untyped-call]
+    with seeded(seed):
+        problem.loss(model(problem.train.inputs[rows]), problem.train.targets[rows]).backward()  # type: ignore[no-untyped-call]
     optimizer = candidate.optimizer(list(trained(model)), lr)
     times = []
     for _ in range(WARM_UP + STEPS):

@@ -1,10 +1,12 @@
 """What to use, in one sentence, and how sure that is.
 
-Every optimizer is compared with the one of the lowest mean loss, in pairs over seeds. One is as good as that if it is
-not clearly worse and at most `WITHIN` behind; of those that are as good, the one that keeps the fewest numbers for each
-weight is to be used.
+Every optimizer is compared with the one of the lowest mean loss, in pairs over seeds. How far it is behind is a part of
+that loss or, where it is not positive, of the way to it from the start. One is as good as the best if it cannot be told
+from it: the difference may be chance and is at most `WITHIN`; or if the difference, however sure, is at most `NOTHING`
+and so does not matter. Of those that are as good, the one that keeps the fewest numbers for each weight is to be used.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -12,7 +14,8 @@ from typing import Protocol, TypeVar
 from rmsprop.comparing import figures
 from rmsprop.comparing.overall import Overall, Summary, summarize
 from rmsprop.comparing.pairs import Paired
-from rmsprop.comparing.ranking import WITHIN, Ranking, Row
+from rmsprop.comparing.ranking import Ranking, Row
+from rmsprop.comparing.window import WITHIN
 
 CHANCE = 0.05  # a p value at or under it counts
 NOTHING = 0.02  # as a part of the loss: a learning rate between those of the grid can change as much
@@ -49,14 +52,21 @@ class Verdict:
 
 
 def standing(row: Entry) -> str:
-    """Against the best row, which has no `versus`: "level", "open" (behind, but by chance perhaps), "worse" or ""."""
+    """Against the best row, which has no `versus` and so "".
+
+    "level" cannot be told from it, "near" is behind by next to nothing, "worse" by more, and "open" by chance perhaps.
+    """
     if row.versus is None:
         return ""
-    if row.behind is not None and row.behind <= NOTHING:
-        return "level"
+    behind = math.inf if row.behind is None else row.behind
     if row.versus.p <= CHANCE and row.versus.mean > 0:
-        return "worse"
-    return "level" if row.behind is None or row.behind <= WITHIN else "open"
+        return "near" if behind <= NOTHING else "worse"
+    return "level" if behind <= WITHIN else "open"
+
+
+def as_good(row: Entry) -> bool:
+    """Whether a row is as good as the best, which it is not itself."""
+    return standing(row) in ("level", "near")
 
 
 def verdict(rankings: Sequence[Ranking]) -> Verdict:
@@ -83,7 +93,7 @@ def _of_problem(ranking: Ranking) -> Verdict:
         return Verdict(None, None, text, notes)
     use = _simplest(rows)
     loss = f"its test loss of {figures.loss(use.test)}"
-    text = f"Use {use.name} with lr {figures.lr(use.lr)} {on}: {loss} {_why(rows, use)}."
+    text = f"Use {use.name} with lr {figures.lr(use.lr)} {on}: {loss} {_why(rows, use, best.of_way)}."
     return Verdict(use.name, use.lr, text, [*_open(rows), *notes])
 
 
@@ -109,39 +119,51 @@ def _of_all(summary: Summary) -> Verdict:
 
 
 def _simplest(rows: Sequence[Kind]) -> Kind:
-    """Of the best and those level with it the one with the least state, the better one of two."""
-    return min((rows[0], *_those(rows, "level")), key=lambda row: float("inf") if row.state is None else row.state)
+    """Of the best and those as good the one with the least state, the better one of two."""
+    return min((rows[0], *filter(as_good, rows)), key=lambda row: float("inf") if row.state is None else row.state)
 
 
 def _those(rows: Sequence[Kind], what: str) -> list[Kind]:
     return [row for row in rows[1:] if standing(row) == what]
 
 
-def _why(rows: Sequence[Entry], use: Entry) -> str:
+def _why(rows: Sequence[Entry], use: Entry, of_way: bool = False) -> str:
     """What follows "its test loss"."""
-    best, level, worse = rows[0], _those(rows, "level"), _those(rows, "worse")
-    same = [row.name for row in (best, *level) if row is not use]
+    best, worse = rows[0], _those(rows, "worse")
     if use is not best:
+        others = [row.name for row in rows if as_good(row) and row is not use]
+        these = f"these and {figures.names(others)}, as good too," if others else "these"
         fewest = f"it keeps the fewest numbers for each weight ({use.state:g}, {best.name} {_kept(best)})"
-        told = f"cannot be told from that of {figures.names(same)} ({best.name}'s was lower {_chance(use)})"
-        return f"{told}, and of these {fewest}"
+        told = "cannot be told from" if standing(use) == "level" else f"is within {NOTHING:.0%} of"
+        return f"{told} that of {best.name} ({best.name}'s was lower {_chance(use)}), and of {these} {fewest}"
     parts = []
     if worse:
         rival = next((row for row in worse if row.name == RIVAL), worse[0])
-        parts += [f"is {_below(rival)} (lower {_chance(rival)})"]
-    if same:
-        parts += [f"{'is the lowest, but ' * (not worse)}{figures.names(same)} cannot be told from it"]
+        parts += [f"is {_below(rival, of_way)} (lower {_chance(rival)})"]
+    if same := _same(rows):
+        parts += [f"{'is the lowest, but ' * (not worse)}{same}"]
     return "; ".join(parts) or "is the lowest, but the differences may be chance"
+
+
+def _same(rows: Sequence[Entry]) -> str:
+    """Which are as good as the best, and how."""
+    level, near = ([row.name for row in _those(rows, what)] for what in ("level", "near"))
+    parts = [f"{figures.names(level)} cannot be told from it"] if level else []
+    if near:
+        parts += [f"{figures.names(near)} {'are' if len(near) > 1 else 'is'} within {NOTHING:.0%} of it"]
+    return ", and ".join(parts)
 
 
 def _kept(row: Entry) -> str:
     return "an unknown number" if row.state is None else f"{row.state:g}"
 
 
-def _below(rival: Entry) -> str:
+def _below(rival: Entry, of_way: bool) -> str:
     """How far the best is below another row."""
     if rival.behind is None:
         return f"below that of {rival.name}"
+    if of_way:
+        return f"below that of {rival.name} by {rival.behind:.2g} of the way from the start"
     if rival.behind >= 9:
         return f"less than a tenth of that of {rival.name}"
     return f"{figures.percent(rival.behind / (1 + rival.behind))} below that of {rival.name}"
@@ -158,6 +180,8 @@ def _ratios(summary: Summary, use: Overall) -> str:
     text = f"; it is {use.ratio:.3g} times {reference}, {use.worst:.3g} at worst (on {use.worst_on})"
     if use.lr is None or use.lr_ratio is None or use.lr_worst is None:
         return text
+    if math.isinf(use.lr_ratio):
+        return f"{text}, and it diverged with one learning rate for all, {figures.lr(use.lr)}"
     ratios = f"{figures.times(use.lr_ratio)} and at worst {figures.times(use.lr_worst)}"
     return f"{text}, and {ratios} with one learning rate for all, {figures.lr(use.lr)}"
 
@@ -169,8 +193,8 @@ def _too_few(seeds: int) -> str:
 
 def _open(rows: Sequence[Entry]) -> list[str]:
     found = [row.name for row in _those(rows, "open")]
-    behind = f"more than {WITHIN:.0%} behind the best, but perhaps by chance: more seeds would tell"
-    return [f"Not decided: {figures.names(found)}, {behind}."] if found else []
+    why = f"neither clearly worse than the best nor within {WITHIN:.0%} of it: more seeds would tell"
+    return [f"Not decided: {figures.names(found)}, {why}."] if found else []
 
 
 def _edges(rows: Sequence[Row]) -> list[str]:

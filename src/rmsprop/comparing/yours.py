@@ -1,7 +1,8 @@
 """Problems from the user: a table with a column to predict, or a function that returns a model, a loss and data."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from rmsprop.comparing.builtin import wrong
 from rmsprop.comparing.data import partition
+from rmsprop.comparing.modules import place
 from rmsprop.comparing.problem import Problem, Split
 from rmsprop.comparing.replicas import trained
 from rmsprop.comparing.rows import parts
+from rmsprop.comparing.seeding import seeded
 from rmsprop.fit import DEFAULTS
 from rmsprop.training import features
 from rmsprop.training.loop import loss_of
@@ -26,6 +29,7 @@ BATCH, SMALLEST = 64, 8  # rows a step
 PASSES, FEWEST, MOST = 20, 200, 1000  # passes over the rows; steps
 HELD_OUT = 0.2  # of the rows for each part that is not given
 FEWEST_ROWS = 10
+FEWEST_OF_TABLE = 13  # leaves 10 without the fifth to score on
 EXPECTED = "expected a tuple (model, loss, data)"
 
 
@@ -43,11 +47,17 @@ def from_table(
     """A table learned as `rmsprop.fit` does it, with a fifth of its rows to choose by and a fifth to score on.
 
     Raises:
-        ValueError: as `rmsprop.fit`.
+        ValueError: as `rmsprop.fit`, or too few rows for both fifths.
     """
     settings = Settings.of(**{**DEFAULTS, "test_size": HELD_OUT})
     sheet = prepare(columns, target, settings)
-    kept, chosen = split(sheet.codes[sheet.train], sheet.target, HELD_OUT / (1 - HELD_OUT), settings.seed)
+    try:
+        kept, chosen = split(sheet.codes[sheet.train], sheet.target, HELD_OUT / (1 - HELD_OUT), settings.seed)
+    except ValueError as few:  # it counts the rows that are left
+        raise ValueError(
+            f"the table has {len(sheet.codes)} rows: expected at least {FEWEST_OF_TABLE}, and of classes three rows of "
+            "each and five times as many as there are classes, as a fifth chooses and a fifth is scored on"
+        ) from few
     found = features.fit(sheet.columns, sheet.kinds, sheet.train[kept])
     x, y = torch.tensor(found.transform(sheet.columns)), torch.tensor(sheet.codes)
     train, valid, test = (Split(x[r], y[r]) for r in (sheet.train[kept], sheet.train[chosen], sheet.test))
@@ -67,23 +77,24 @@ def from_function(
 ) -> Problem:
     """What a function returns: (model, loss, data).
 
-    It is called once for each seed, under `torch.manual_seed(seed)`, for the model's first weights; loss and data are
-    those of the first call. Parts of the data that it does not give are split off the training rows.
+    It is called once for each seed, with torch's, NumPy's and Python's global generators at that seed, for the model's
+    first weights; loss and data are those of the first call. Parts of the data that it does not give are split off the
+    training rows.
 
     Raises:
-        ValueError: it returns something else; says what, and what is expected.
+        ValueError: it returns something else, or a batch fails; says what, and what is expected.
     """
     models = _Models(function)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model, loss, data = _three(function())
+        given = parts(data, next(p.dtype for p in trained(model)))
     models.made[0] = model
-    given = parts(data, next(p.dtype for p in trained(model)))
     train, valid, test = _completed(given)
     size = sum(p.numel() for p in trained(model))
     about = f"{type(model).__name__} of {size:,} weights"
     problem = Problem(name, about, models, loss, train, valid, test, *budget(len(train), steps, batch_size))
-    _check(problem)
+    with seeded(0):
+        _check(problem, function)
     return problem
 
 
@@ -135,16 +146,40 @@ def _completed(given: dict[str, Split]) -> list[Split]:
     return [dealt[name] if name in ("train", *lacking) else given[name] for name in dealt]
 
 
-def _check(problem: Problem) -> None:
-    """One batch through model and loss, as the training will do it."""
+def _check(problem: Problem, function: Callable[[], Any]) -> None:
+    """A batch of each part through model and loss, as the training will do it."""
     model, rows = problem.start(0), problem.order(0)[0]
-    loss = problem.loss(model(problem.train.inputs[rows]), problem.train.targets[rows])
+    inputs, targets = (values[rows] for values in problem.train)
+    with _tried(inputs, function):
+        loss = problem.loss(model(inputs), targets)
     if not isinstance(loss, Tensor) or loss.shape != ():
         what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"its loss gave a result of {what}; expected a scalar tensor, the mean over the batch")
     if not loss.requires_grad:
         raise ValueError("its loss has no gradient; expected one computed from the model's outputs by torch")
-    loss.backward()  # type: ignore[no-untyped-call]
+    with _tried(inputs, function):
+        loss.backward()  # type: ignore[no-untyped-call]
+    for name, p in model.named_parameters():
+        if p.grad is not None and p.grad.is_sparse:
+            layer = type(model.get_submodule(name.rpartition(".")[0])).__name__
+            raise ValueError(f"the gradient of {name!r}, of its {layer}, is sparse; expected sparse=False there")
+    model.eval()
+    for part in (problem.valid, problem.test):
+        inputs, targets = (values[: problem.batch_size] for values in part)
+        with _tried(inputs, function), torch.no_grad():
+            problem.loss(model(inputs), targets)
+
+
+@contextmanager
+def _tried(inputs: Tensor, function: Callable[[], Any]) -> Iterator[None]:
+    """Tells an error inside torch, where no line of the user's code is to blame, as one of model and loss."""
+    try:
+        yield
+    except Exception as error:
+        if place(error, function):
+            raise
+        what = f"its model or loss failed on a batch of shape {tuple(inputs.shape)}"
+        raise ValueError(f"{what}: {type(error).__name__}: {error}; expected them to fit the data") from error
 
 
 def resized(problem: Problem, steps: int | None, batch_size: int | None) -> Problem:
