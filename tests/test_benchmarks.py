@@ -76,9 +76,9 @@ def result(k, returns):
 def test_tables_compare_seed_by_seed():
     import rl_report
 
-    found = {"A game": {"Adam": result(-6, [1, 2, 3]), "Other": result(-4, [2, 3, 2])}}
+    found = {"A game": {"adam": result(-6, [1, 2, 3]), "Other": result(-4, [2, 3, 2])}}
     text = rl_report.text(found)
-    assert "| Adam | 0.001 | 2.00 (1.00 to 3.00) | 2.00 (1.00 to 3.00) |  |  |" in text
+    assert "| adam | 0.001 | 2.00 (1.00 to 3.00) | 2.00 (1.00 to 3.00) |  |  |" in text
     assert "| Other | 0.01 | 2.33 (2.00 to 3.00) | 2.33 (2.00 to 3.00) | +0.33 (-1.00 to +1.00) | 2 of 3 |" in text
     assert "| Other |  | **1.00** |" in text
 
