@@ -1,10 +1,19 @@
-"""What several test files of the PyTorch front end need."""
+"""What several test files need."""
+
+import signal
 
 import pytest
 import torch
 
 from rmsprop.kernels import cpu
 from rmsprop.torch import RMSprop
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard():
+    """A shell has what it starts in the background ignore Ctrl-C, and so would the processes that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["native", "foreach", "no kernel"])

@@ -1,6 +1,7 @@
 """What benchmarks compute beside times; the environments of `rl.py` are no requirement of the tests."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,20 @@ def test_nothing_to_report_is_one_line(tmp_path, capsys, monkeypatch):
         rl.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("nothing there to report")
+
+
+def test_results_are_made_once_for_the_same_settings(tmp_path, monkeypatch):
+    import rl
+
+    made = []
+    monkeypatch.setattr(rl, "measure", lambda task, name: made.append(name) or {"k": len(made)})
+    task = rl.TASKS["Breakout-MinAtar"]
+    names = ["adam", task.without[0]]
+    assert rl.results(tmp_path, [task], names, train=False) == {}
+    for _ in range(2):
+        assert rl.results(tmp_path, [task], names, train=True)[task.name]["adam"]["k"] == 1
+    assert made == ["adam"]
+    longer = replace(task, frames=2 * task.frames)
+    assert rl.results(tmp_path, [longer], names, train=False) == {}
+    assert rl.results(tmp_path, [longer], names, train=True)[task.name]["adam"]["k"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["Breakout-MinAtar-adam.json"]

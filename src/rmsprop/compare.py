@@ -109,6 +109,15 @@ class Comparison:
         verdict: what to use, at which learning rate, and how sure that is.
         settings: what was compared, as the folder's compare.json has it.
         folder: where it is kept, with report.html; or None.
+
+    Example:
+        >>> import rmsprop, torch
+        >>> def line():
+        ...     x = torch.randn(200, 3)
+        ...     return torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, (x, x.sum(1, keepdim=True))
+        >>> found = rmsprop.compare(line, optimizers=["sgd"], lrs=[0.1], seeds=1, steps=20)
+        >>> found.results[0].curves.lrs, found.folder
+        ([0.1], None)
     """
 
     problems: dict[str, str]
