@@ -39,7 +39,7 @@ FAST = ("digits", "mnist1d", "cooccurrence")
 DECAYED = ("adam", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "sgd")
 AVERAGED = ("adam-averaged", "rmsprop-corrected-averaged", "rmsprop-modern-averaged")
 FULL_BATCH = ("rprop", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "rmsprop-momentum", "adam", "sgd")
-LAST = ("sgd", "schedulefree", "rmsprop-keras", "rmsprop-momentum", "prodigy", "adagrad", "rprop", "rmsprop-tf1")
+LAST = ("sgd", "schedulefree", "adagrad", "rmsprop-keras", "rmsprop-momentum", "prodigy", "rprop", "rmsprop-tf1")
 LAST += ("rmsprop-centered", "adamw")
 
 
@@ -80,11 +80,16 @@ def units(fast: bool) -> Iterator[Unit]:
     if fast:
         return
     yield from (Unit("digits-full", name) for name in FULL_BATCH)
-    for problem in ("letters-long", "gru-long"):
-        yield from (Unit(problem, name) for name in AVERAGED)
-        yield from (Unit(problem, name, True) for name in DECAYED[:3])
+    yield from longer_units("letters-long")
     yield from (Unit(problem, name) for name in LAST for problem in problems)
     yield from (Unit(problem, name, True) for name in DECAYED[3:] for problem in problems)
+    yield from longer_units("gru-long")
+
+
+def longer_units(problem: str) -> Iterator[Unit]:
+    """The strongest, averaged or with decay, on a longer training."""
+    yield from (Unit(problem, name) for name in AVERAGED)
+    yield from (Unit(problem, name, True) for name in DECAYED[:3])
 
 
 def run(unit: Unit, folder: Path, settings: dict[str, object], seeds: list[int]) -> float:
