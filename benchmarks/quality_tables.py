@@ -51,8 +51,8 @@ def write(page: Path, made: dict[str, str], results: Sequence[Result]) -> None:
     """
     text = page.read_text(encoding="utf-8")
     for name, table in made.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, table=table: m[1] + table + m[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
         if count != 1:
             raise ValueError(f"{page}: expected one <!-- {name} --> with an <!-- end -->, found {count}")
     page.write_text(text, encoding="utf-8")
@@ -201,7 +201,7 @@ def _full_batch(rows: list[tuple[str, Curves]]) -> str:
         made.append(
             (steps, [name, *cells, f"{len(reached)} of {len(curves.lrs)}", f"{score(curves, curves.best()):.4f}"])
         )
-    head = ["optimizer", "steps to a training loss of 0.01", "lr", "learning rates that get there", "test loss"]
+    head = ["optimizer", "steps to a training loss of 0.01", "lr", "learning rates that get there", "test loss, best lr"]
     return _table(head, [row for _, row in sorted(made)])
 
 
