@@ -201,7 +201,13 @@ def _full_batch(rows: list[tuple[str, Curves]]) -> str:
         made.append(
             (steps, [name, *cells, f"{len(reached)} of {len(curves.lrs)}", f"{score(curves, curves.best()):.4f}"])
         )
-    head = ["optimizer", "steps to a training loss of 0.01", "lr", "learning rates that get there", "test loss, best lr"]
+    head = [
+        "optimizer",
+        "steps to a training loss of 0.01",
+        "lr",
+        "learning rates that get there",
+        "test loss, best lr",
+    ]
     return _table(head, [row for _, row in sorted(made)])
 
 
