@@ -1,7 +1,7 @@
 """Trains eight problems with every optimizer, and writes what came out into docs/quality.md.
 
-    python benchmarks/quality.py --fast              # three problems, three seeds: about 90 s
-    python benchmarks/quality.py                     # everything: about 80 minutes of two cores; goes on after a stop
+    python benchmarks/quality.py --fast              # three problems, three seeds: two minutes of two cores
+    python benchmarks/quality.py                     # everything: an hour or more of two cores; goes on after a stop
     python benchmarks/quality.py --page docs/quality.md
 
 All learning rates and seeds of an optimizer on a problem are trained at once (`rmsprop.comparing.replicas`).
