@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "bfloat16.h"
 #include "formats.h"
+#include "narrow.h"
 #include "rows.h"
 #include "rprop.h"
 #include "rule.h"
@@ -30,8 +30,6 @@ constexpr int64_t REACH = 64;              // what it costs to reach a row of a 
 constexpr int64_t AHEAD_ROWS = 8;          // rows of a table whose memory is asked for in advance
 constexpr int64_t WIDE = 8;                // elements of a row that are worth a loop of their own
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
-constexpr int64_t AHEAD_BYTES = 2048;      // how far in advance a loop asks for the memory of each operand
-constexpr int64_t RUN_BYTES = 256;         // of each operand between two requests
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
 enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
 enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
@@ -59,31 +57,12 @@ using Measure = void (*)(const char* before, char* const* at, int64_t n, const C
 using Squares = void (*)(const char* p, const char* g, int64_t n, const Coefficients& k, double& sum, int64_t& used);
 using CatchUp = void (*)(char* const* at, int64_t n, const Factors& k);
 
-// Asks for memory in advance: the processor by itself looks less far the more there is to compute, and never past a page.
-template <class S, int FLAGS, bool AVERAGES, bool NEUTRAL = false>
+template <class S, int FLAGS, bool AVERAGES>
 int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
-  constexpr int64_t SIZE = sizeof(S), AHEAD = AHEAD_BYTES / SIZE;
-  const int64_t run = n > AHEAD ? RUN_BYTES / SIZE : n;
-  const Scalars<S> scalars = of(k, S());
-  char* here[OPERANDS] = {};
-  int64_t skipped = 0;
-  for (int64_t i = 0; i < n; i += run) {
-    for (int o = P; o < OPERANDS; ++o) {
-      if (!at[o]) continue;
-      here[o] = at[o] + i * SIZE;
-      for (int64_t byte = 0; byte < RUN_BYTES && i + AHEAD < n; byte += 64)
-        __builtin_prefetch(here[o] + AHEAD_BYTES + byte, 1);
-    }
-    skipped += update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY), NEUTRAL, AVERAGES>(
-        here[P], here[G], here[V], here[M], here[B], std::min(n - i, run), scalars, here[A], k.rate);
-  }
-  return skipped;
-}
-
-// The plain rule, a third shorter: at memory speed the processor looks that much further ahead.
-template <class S, bool AVERAGES>
-int64_t plain_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return (neutral(of(k, S())) ? step_loop<S, 0, AVERAGES, true> : step_loop<S, 0, AVERAGES>)(at, n, k);
+  constexpr bool C = FLAGS & CENTERED, M = FLAGS & MOMENTUM, SKIPS = FLAGS & SKIP, D = FLAGS & DECAY;
+  const Scalars<S>& scalars = of(k, S());
+  return (neutral(scalars) ? step<S, C, M, SKIPS, D, true, AVERAGES> : step<S, C, M, SKIPS, D, false, AVERAGES>)(
+      at, n, scalars, k.rate);
 }
 
 template <class S, int FLAGS>
@@ -127,8 +106,7 @@ struct Loops {
 };
 template <class S, int... FLAGS>
 constexpr Loops each(std::integer_sequence<int, FLAGS...>) {
-  return {{FLAGS ? step_loop<S, FLAGS, false> : plain_loop<S, false>...},
-          {FLAGS ? step_loop<S, FLAGS, true> : plain_loop<S, true>...},
+  return {{step_loop<S, FLAGS, false>...}, {step_loop<S, FLAGS, true>...},
           {check_loop<S, FLAGS>...}, {measure_loop<S, FLAGS>...}, {squares_loop<S, FLAGS>...}, {catch_up_loop<S, FLAGS>...}};
 }
 const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
@@ -232,14 +210,36 @@ void spread(const char* squares, int64_t begin, int64_t n, int64_t width, char* 
   }
 }
 
-// Steps elements from `begin` on in a loop that converts them itself, where there is one; how many.
-int64_t step_narrow([[maybe_unused]] const Row& row, [[maybe_unused]] int64_t begin, [[maybe_unused]] int64_t end) {
-#ifdef __AVX2__
-  const View *p = row.view + P, *g = row.view + G, *v = row.view + V;
-  if (p->dtype == BF16 && v->dtype == F32 && row.dense && !(row.flags & ~ERROR) && neutral(row.k->f32))
-    return PlainBFloat16(row.k->f32)(p->data + 2 * begin, g->data + 2 * begin, v->data + 4 * begin, end - begin);
+#ifdef RMSPROP_EIGHT
+template <class F, int FLAGS>
+int64_t narrow_step(char* const* at, int64_t n, const Coefficients& k) {
+  constexpr bool C = FLAGS & CENTERED, M = FLAGS & MOMENTUM, SKIPS = FLAGS & SKIP, D = FLAGS & DECAY;
+  return (neutral(k.f32) ? narrow_loop<F, C, M, SKIPS, D, true> : narrow_loop<F, C, M, SKIPS, D, false>)(
+      at, n, k.f32, k.rate);
+}
+template <class F, int... FLAGS>
+Loop narrow_step_for(int kind, std::integer_sequence<int, FLAGS...>) {
+  constexpr Loop loops[] = {narrow_step<F, FLAGS>...};
+  return loops[kind];
+}
 #endif
+
+// Steps elements from `begin` on in a loop that converts them itself, where there is one, and moves `begin` behind them.
+int64_t step_narrow([[maybe_unused]] const Row& row, [[maybe_unused]] int64_t& begin, [[maybe_unused]] int64_t end) {
+#ifdef RMSPROP_EIGHT
+  const Dtype format = row.view[P].dtype;
+  if (!is_narrow(format) || row.view[V].dtype != F32 || !row.dense || row.flags & ~((KINDS - 1) | ERROR | AVERAGE)) return 0;
+  char* at[OPERANDS] = {};
+  for (int o = P; o < OPERANDS; ++o)
+    if (has(row, o)) at[o] = row.view[o].data + begin * itemsize(row.view[o].dtype);
+  constexpr auto kinds = std::make_integer_sequence<int, KINDS>();
+  const Loop loop = format == F16 ? narrow_step_for<EightHalf>(row.kind(), kinds) : narrow_step_for<EightBFloat16>(row.kind(), kinds);
+  const int64_t whole = (end - begin) / 16 * 16;
+  begin += whole;
+  return loop(at, whole, *row.k);
+#else
   return 0;
+#endif
 }
 
 // Runs a loop over elements begin .. end of a row, in place where that can be. Otherwise they pass through blocks: gathered
@@ -251,7 +251,7 @@ int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes
   char *stored[OPERANDS] = {}, *at[OPERANDS] = {};
   const bool wide = row.view[P].dtype == F64;
   int64_t result = 0;
-  if (writes && !sums && !squares) begin += step_narrow(row, begin, end);
+  if (writes && !sums && !squares) result += step_narrow(row, begin, end);
   for (int64_t i = begin, n; i < end; i += n) {
     n = row.direct && !sums ? end - i : std::min(end - i, BLOCK);
     if (row.dithers()) n = std::min(n, row.same_key(i));

@@ -32,26 +32,25 @@ constexpr int64_t PIECE = 1 << 16;          // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20;  // elements of a step that pay for starting threads
 
 struct Row {
-  const char* g;
-  char *p, *v, *m, *b;
+  char* at[6];  // p, g, v, m, b, and no average
   int64_t count;
 };
 
 template <class S>
-using Loop = int64_t (*)(char* p, const char* g, char* v, char* m, char* b, int64_t n, Scalars<S> k, char* a, double rate);
+using Loop = int64_t (*)(char* const* at, int64_t n, const Scalars<S>& k, double rate);
 
-template <class S, int... FLAGS>
-Loop<S> choose(int flags, const Scalars<S>& k, std::integer_sequence<int, FLAGS...>) {
-  constexpr Loop<S> loops[] = {
-      update<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY)>...};
-  const int kind = flags & (KINDS - 1);
-  return kind == 0 && neutral(k) ? update<S, false, false, false, false, true> : loops[kind];
+template <class S, bool NEUTRAL, int... FLAGS>
+Loop<S> choose(int flags, std::integer_sequence<int, FLAGS...>) {
+  constexpr Loop<S> loops[] = {step<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY),
+                               NEUTRAL, false>...};
+  return loops[flags & (KINDS - 1)];
 }
 
 template <class S>
 int64_t run(const Row& row, int64_t begin, int64_t n, Loop<S> loop, const Scalars<S>& k) {
-  const int64_t from = begin * int64_t(sizeof(S));
-  return loop(row.p + from, row.g + from, row.v + from, row.m + from, row.b + from, n, k, nullptr, 0);
+  char* at[6];
+  for (int o = 0; o < 6; ++o) at[o] = row.at[o] ? row.at[o] + begin * int64_t(sizeof(S)) : nullptr;
+  return loop(at, n, k, 0);
 }
 
 // The arithmetic of C and NumPy, whatever XLA has set: it takes subnormal numbers for 0. Threads inherit it.
@@ -65,9 +64,10 @@ struct Arithmetic {
 };
 
 template <class S>
-int64_t step(const std::vector<Row>& rows, int flags, const Scalars<S>& k) {
+int64_t step_all(const std::vector<Row>& rows, int flags, const Scalars<S>& k) {
   const Arithmetic plain;
-  const Loop<S> loop = choose(flags, k, std::make_integer_sequence<int, KINDS>());
+  constexpr auto kinds = std::make_integer_sequence<int, KINDS>();
+  const Loop<S> loop = neutral(k) ? choose<S, true>(flags, kinds) : choose<S, false>(flags, kinds);
   int64_t elements = 0;
   for (const Row& row : rows) elements += row.count;
   const int threads = elements < WORTH_THREADS ? 1 : int(std::thread::hardware_concurrency());
@@ -143,16 +143,16 @@ bool call(Table& table, int type, int flags) {
     const x::Buffer* g = table.argument(type);
     if (!g) return false;
     const int64_t n = count(*g);
-    Row row = {static_cast<const char*>(g->data), in_place<S>(table, type, n), nullptr, nullptr, nullptr, n};
-    row.v = in_place<S>(table, type, n);
-    row.m = flags & CENTERED ? in_place<S>(table, type, n) : row.v;  // any, where there is none
-    row.b = flags & MOMENTUM ? in_place<S>(table, type, n) : row.v;
-    if (n && !(row.p && row.v && row.m && row.b)) return false;
-    rows.push_back(row);
+    char* p = in_place<S>(table, type, n);
+    char* v = in_place<S>(table, type, n);
+    char* m = flags & CENTERED ? in_place<S>(table, type, n) : nullptr;
+    char* b = flags & MOMENTUM ? in_place<S>(table, type, n) : nullptr;
+    if (n && !(p && v && (m || !(flags & CENTERED)) && (b || !(flags & MOMENTUM)))) return false;
+    rows.push_back({{p, static_cast<char*>(g->data), v, m, b, nullptr}, n});
   }
   const x::Buffer* skipped = flags & SKIP ? table.result(x::S32) : nullptr;
   if ((flags & SKIP && !skipped) || !table.done()) return false;
-  const int64_t n = step(rows, flags, k);
+  const int64_t n = step_all(rows, flags, k);
   if (skipped) *static_cast<int32_t*>(skipped->data) = int32_t(std::min<int64_t>(n, INT32_MAX));
   return true;
 }

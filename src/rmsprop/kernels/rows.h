@@ -27,7 +27,7 @@ void catch_up(char* pa, char* va, char* ma, char* ba, int64_t n, const Factors& 
     if (CENTERED) {
       const S m = read<S>(ma, i);
       v = fade * (v + rest * m * m);
-      write(ma, i, flush(m - rest * m));
+      write(ma, i, flush<S>(m - rest * m));
     } else {
       v = fade * v;
     }
@@ -38,7 +38,7 @@ void catch_up(char* pa, char* va, char* ma, char* ba, int64_t n, const Factors& 
     if (MOMENTUM) {
       const S b = read<S>(ba, i);
       p = p - moved * b;
-      write(ba, i, flush(kept * b));
+      write(ba, i, flush<S>(kept * b));
     }
     write(pa, i, p);
   }

@@ -5,10 +5,12 @@
 // Operands may be unaligned, and g may be p itself: element i is read whole before it is written.
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+
+#include "number.h"
 
 namespace rmsprop {
 
@@ -35,24 +37,24 @@ inline void write(char* at, int64_t i, T x) {
   std::memcpy(at + i * int64_t(sizeof x), &x, sizeof x);
 }
 
-template <class S>
-inline S flush(S x) {
+template <class S, class N>
+inline N flush(N x) {
   const S tiny = std::numeric_limits<S>::min();
   return (x < tiny) & (x > -tiny) ? S(0) : x;
 }
 
-// Coefficients that do nothing in a rule without centering: the loop may leave their operations out, for the same bits.
+// Coefficients that do nothing: a loop may leave their operations out, for the same bits.
 template <class S>
 bool neutral(const Scalars<S>& k) {
   const S inf = std::numeric_limits<S>::infinity();
   return k.sign == 1 && k.correction == 1 && k.floor == 0 && k.clip == inf && k.clip_weights == inf;
 }
 
-template <class S, bool CENTERED>
-inline S mean_square(S v, S m, const Scalars<S>& k) {
-  S s = v * k.correction;
+template <bool CENTERED, class S, class N>
+inline N mean_square(N v, N m, const Scalars<S>& k) {
+  N s = v * k.correction;
   if (CENTERED) {
-    const S least = k.variance_floor * m * m;
+    const N least = k.variance_floor * m * m;
     s = s < least ? least : s;
   }
   return s;
@@ -66,47 +68,58 @@ struct Averaging {
 
   explicit Averaging(double r) : rate(S(r)), whole(r == 1) {}
 
-  S operator()(S a, S p) const {
-    const S moved = flush(a + rate * (p - a));
-    return (a == p) | whole ? p : moved;
+  template <class N>
+  N operator()(N a, N p) const {
+    const N moved = flush<S>(a + rate * (p - a));
+    return whole ? p : a == p ? p : moved;
   }
 };
 
-// The number of entries left alone. AVERAGE: aa and rate are those of an average.
-template <class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL = false, bool AVERAGE = false>
-int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n, const Scalars<S> k,
-               char* aa = nullptr, double rate = 0) {
-  const Averaging<S> towards(rate);
-  const S inf = std::numeric_limits<S>::infinity(), tiny = std::numeric_limits<S>::min(),
-          largest = std::numeric_limits<S>::max();
-  int64_t skipped = 0;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    const S p = read<S>(pa, i), v = read<S>(va, i);
-    S g = read<S>(ga, i);
-    S m = 0, m1 = 0, b = 0, b1 = 0, v1, step, p1;
+// One element, or several in a vector: N is S or a vector of S. In three parts, so that a loop can take roots for some
+// elements while it divides for others.
+template <class N, class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL>
+struct Step {
+  N g, sqrt, u;
+  decltype(N() == N()) used;
+
+  // Makes v and m the next ones.
+  void root_of(N p, N gradient, N& v, N& m, const Scalars<S>& k) {
+    const S tiny = std::numeric_limits<S>::min(), largest = std::numeric_limits<S>::max();
+    N m1 = m, v1;
+    g = gradient;
     if (!NEUTRAL) g = k.sign * g;
     if (DECAY) g = g + k.coupled * p;
     if (CENTERED) {
-      m = read<S>(ma, i);
-      const S gap = g - m;
-      m1 = flush(m + k.rest * gap);
+      const N gap = g - m;
+      m1 = flush<S>(m + k.rest * gap);
       v1 = k.beta * (v + k.rest * gap * gap);
     } else {
       v1 = k.beta * v + k.rest * g * g;
     }
     v1 = v1 < tiny ? S(0) : v1;
-    const S s = NEUTRAL ? v1 : mean_square<S, CENTERED>(v1, m1, k);
-    S d = std::sqrt(s + k.e_in) + k.e_out;
+    const N s = NEUTRAL && !CENTERED ? v1 : mean_square<CENTERED>(v1, m1, k);
+    sqrt = root(s + k.e_in);
+    if (SKIP) used = g * g <= largest;
+    v = SKIP ? (used ? v1 : v) : v1;
+    m = SKIP ? (used ? m1 : m) : m1;
+  }
+
+  void divide(const Scalars<S>& k) {
+    const S inf = std::numeric_limits<S>::infinity();
+    N d = sqrt + k.e_out;
     if (!NEUTRAL) d = d < k.floor ? k.floor : d;
-    S u = g / ((d == 0) | (g == 0) ? inf : d);  // the same numbers as in rule.py, whose derivative matters too
+    u = g / ((d == 0) | (g == 0) ? inf : d);  // the same numbers as in rule.py, whose derivative matters too
+  }
+
+  // Makes p and b the next ones.
+  void move(N& p, N& b, const Scalars<S>& k) {
+    N b1 = b, step, p1;
     if (!NEUTRAL) {
       u = u > k.clip ? k.clip : u;
       u = u < -k.clip ? -k.clip : u;
     }
     if (MOMENTUM) {
-      b = read<S>(ba, i);
-      b1 = flush(k.mu * b + k.c1 * u);
+      b1 = flush<S>(k.mu * b + k.c1 * u);
       step = k.c2 * b1 + k.c3 * u;
     } else {
       step = k.c3 * u;
@@ -119,19 +132,52 @@ int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n
       p1 = p1 > k.clip_weights ? k.clip_weights : p1;
       p1 = p1 < -k.clip_weights ? -k.clip_weights : p1;
     }
-    if (SKIP) {
-      const bool used = g * g <= largest;
-      skipped += !used;
-      p1 = used ? p1 : p;
-      v1 = used ? v1 : v;
-      m1 = used ? m1 : m;
-      b1 = used ? b1 : b;
+    p = SKIP ? (used ? p1 : p) : p1;
+    b = SKIP ? (used ? b1 : b) : b1;
+  }
+};
+
+// The number of entries left alone. AVERAGE: aa and rate are those of an average.
+template <class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL, bool AVERAGE>
+int64_t update(char* pa, const char* ga, char* va, char* ma, char* ba, int64_t n, const Scalars<S> k,
+               char* aa, double rate) {
+  const Averaging<S> towards(rate);
+  int64_t skipped = 0;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    S p = read<S>(pa, i), v = read<S>(va, i), m = CENTERED ? read<S>(ma, i) : S(0), b = MOMENTUM ? read<S>(ba, i) : S(0);
+    Step<S, S, CENTERED, MOMENTUM, SKIP, DECAY, NEUTRAL> x;
+    x.root_of(p, read<S>(ga, i), v, m, k);
+    x.divide(k);
+    x.move(p, b, k);
+    if (SKIP) skipped += count(!x.used);
+    write(pa, i, p);
+    write(va, i, v);
+    if (CENTERED) write(ma, i, m);
+    if (MOMENTUM) write(ba, i, b);
+    if (AVERAGE) write(aa, i, towards(read<S>(aa, i), p));
+  }
+  return skipped;
+}
+
+// `update` for any number of elements at p, g, v, m, b and the average, those that there are, or null. Asks for memory in
+// advance: the processor by itself looks less far the more there is to compute, and never past a page.
+template <class S, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL, bool AVERAGE>
+int64_t step(char* const* at, int64_t n, const Scalars<S>& k, double rate) {
+  constexpr int64_t SIZE = sizeof(S), AHEAD_BYTES = 2048, RUN_BYTES = 256, AHEAD = AHEAD_BYTES / SIZE;
+  constexpr int OPERANDS = 6;
+  const int64_t run = n > AHEAD ? RUN_BYTES / SIZE : n;
+  char* here[OPERANDS] = {};
+  int64_t skipped = 0;
+  for (int64_t i = 0; i < n; i += run) {
+    for (int o = 0; o < OPERANDS; ++o) {
+      if (!at[o]) continue;
+      here[o] = at[o] + i * SIZE;
+      for (int64_t byte = 0; byte < RUN_BYTES && i + AHEAD < n; byte += 64)
+        __builtin_prefetch(here[o] + AHEAD_BYTES + byte, 1);
     }
-    write(pa, i, p1);
-    write(va, i, v1);
-    if (CENTERED) write(ma, i, m1);
-    if (MOMENTUM) write(ba, i, b1);
-    if (AVERAGE) write(aa, i, towards(read<S>(aa, i), p1));
+    skipped += update<S, CENTERED, MOMENTUM, SKIP, DECAY, NEUTRAL, AVERAGE>(
+        here[0], here[1], here[2], here[3], here[4], std::min(n - i, run), k, here[5], rate);
   }
   return skipped;
 }
@@ -200,7 +246,7 @@ void measure(const char* before, char* const* at, int64_t n, const Scalars<S> k,
   const auto add = [&](int64_t i, int lane) {
     const S p0 = read<S>(before, i), p1 = read<S>(at[0], i), g = k.sign * read<S>(at[1], i), v = read<S>(at[2], i);
     const S m = CENTERED ? read<S>(at[3], i) : S(0);
-    const S s = mean_square<S, CENTERED>(v, m, k);
+    const S s = mean_square<CENTERED>(v, m, k);
     dominated += (s < k.e_in) | (s < k.e_out * k.e_out) | (s < k.floor * k.floor);
     const S whole = k.coupled != 0 ? g + k.coupled * p0 : g;
     const bool used = !SKIP || whole * whole <= std::numeric_limits<S>::max();

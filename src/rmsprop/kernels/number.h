@@ -1,0 +1,26 @@
+// What the rule computes with: float, double, or, where the compiler and the processor have them, eight floats at once.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__AVX2__) && defined(__F16C__) && defined(__GNUC__) && !defined(__clang__)
+#define RMSPROP_EIGHT
+#include <immintrin.h>
+#endif
+
+namespace rmsprop {
+
+inline float root(float x) { return std::sqrt(x); }
+inline double root(double x) { return std::sqrt(x); }
+inline int count(bool truth) { return truth; }
+
+#ifdef RMSPROP_EIGHT
+using Eight = float __attribute__((vector_size(32)));  // gcc's own arithmetic: +, <, ?: and the like for each
+using EightBits = int32_t __attribute__((vector_size(32)));  // what comparing two of them gives: -1 where true, or 0
+
+inline Eight root(Eight x) { return _mm256_sqrt_ps(x); }
+inline int count(EightBits truth) { return __builtin_popcount(unsigned(_mm256_movemask_ps(Eight(truth)))); }
+#endif
+
+}  // namespace rmsprop
