@@ -57,10 +57,10 @@ OPTIONS = {
 }
 
 
-def parameters(shapes: Shapes) -> list[nn.Parameter]:
-    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+def parameters(shapes: Shapes, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    params = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
     for p in params:
-        p.grad = torch.randn_like(p)
+        p.grad = torch.randn(p.shape).to(dtype)
     return params
 
 
@@ -152,10 +152,7 @@ def variants(rounds: int) -> None:
     }
     steps: dict[str, Callable[[], object]] = {}
     for name, (dtype, options) in cases.items():
-        params = [nn.Parameter(p.detach().to(dtypes[dtype])) for p in parameters(shapes)]
-        for p in params:
-            p.grad = torch.randn(p.shape).to(p.dtype)
-        optimizer = rmsprop.torch.RMSprop(params, **options)
+        optimizer = rmsprop.torch.RMSprop(parameters(shapes, dtypes[dtype]), **options)
         if "watched" in name:
             optimizer.watch()
         steps[name] = optimizer.step
@@ -164,6 +161,21 @@ def variants(rounds: int) -> None:
     print("| parameters | a step | times as fast as float32 |\n|---|---|---|")
     for name, seconds in took.items():
         print(f"| {name} | {seconds * 1e6:,.0f} µs | {took['float32'] / seconds:.2f} |")
+
+
+def formats(rounds: int) -> None:
+    """16-bit parameters, with float32 state, against float32 ones, each with the same options."""
+    shapes, dtypes = CASES["2 x 4096²"][0], (torch.float32, torch.bfloat16, torch.float16)
+    print("\n## 16-bit parameters at 2 x 4096²\n")
+    print("| options | float32 | bfloat16 | float16 | bfloat16 is | float16 is |\n|---|---|---|---|---|---|")
+    cases: dict[str, dict] = {name: common | ours for name, (common, ours) in OPTIONS.items()}
+    cases |= {"momentum": {"momentum": 0.9}, "centered": {"centered": True}, "decay": {"weight_decay": 1e-4}}
+    for name, options in (cases | {"averaging": {"averaging": True}}).items():
+        steps = {str(dtype): rmsprop.torch.RMSprop(parameters(shapes, dtype), **options).step for dtype in dtypes}
+        full, *narrow = interleaved(steps, rounds, turn=3).values()
+        shown = [f"{seconds * 1e3:.1f} ms" for seconds in (full, *narrow)]
+        shown += [f"{full / seconds:.2f} times as fast" for seconds in narrow]
+        print(f"| {name} | {' | '.join(shown)} |", flush=True)
 
 
 def memory() -> None:
@@ -295,6 +307,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--formats", action="store_true", help="16-bit parameters, and nothing else")
     parser.add_argument("--rprop", action="store_true", help="the table of Rprop alone")
     parser.add_argument("--no-large", action="store_true", help="leave out tables that take 16 GB of memory together")
     parser.add_argument("--only-sparse", action="store_true", help="sparse steps, and nothing else")
@@ -302,6 +315,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, kernel: {cpu.NAME}, {platform.machine()}")
+    if arguments.formats:
+        formats(arguments.rounds)
+        return
     if arguments.rprop:
         rprop_steps(arguments.rounds)
         return
@@ -314,6 +330,7 @@ def main() -> None:
     rprop_steps(arguments.rounds)
     bandwidth(arguments.rounds)
     variants(arguments.rounds)
+    formats(arguments.rounds)
     training_loop(arguments.rounds)
     sparse_steps(arguments.rounds, not arguments.no_large)
 
