@@ -4,6 +4,7 @@
     python benchmarks/speed.py --long-compile     # compiles torch's step for 1,000 tensors too, which takes minutes
     python benchmarks/speed.py --no-compile --no-large --rounds 5
     python benchmarks/speed.py --only-sparse
+    python benchmarks/speed.py --formats
 
 Contenders take turns of a few steps, so that a drift of the machine's speed meets all of them alike; each figure is a
 median. The last table has the step as training meets it, between a forward and a backward pass.
@@ -170,7 +171,8 @@ def formats(rounds: int) -> None:
     print("| options | float32 | bfloat16 | float16 | bfloat16 is | float16 is |\n|---|---|---|---|---|---|")
     cases: dict[str, dict] = {name: common | ours for name, (common, ours) in OPTIONS.items()}
     cases |= {"momentum": {"momentum": 0.9}, "centered": {"centered": True}, "decay": {"weight_decay": 1e-4}}
-    for name, options in (cases | {"averaging": {"averaging": True}}).items():
+    cases |= {"averaging": {"averaging": True}}
+    for name, options in cases.items():
         steps = {str(dtype): rmsprop.torch.RMSprop(parameters(shapes, dtype), **options).step for dtype in dtypes}
         full, *narrow = interleaved(steps, rounds, turn=3).values()
         shown = [f"{seconds * 1e3:.1f} ms" for seconds in (full, *narrow)]

@@ -1,5 +1,7 @@
 """The one table of rules, shapes and gradients that every engine is held to."""
 
+from itertools import product
+
 import numpy as np
 
 from rmsprop import DIALECTS, Rule
@@ -47,6 +49,25 @@ OPTIONS: dict[str, dict] = {
 }
 RULES = {name: Rule(**options) for name, options in OPTIONS.items()}
 RULES |= {f"dialect {name}": row.rule for name, row in DIALECTS.items()}
+
+
+def combinations() -> dict[str, Rule]:
+    """Each combination of what a native loop is compiled for."""
+    flags = {
+        "centered": {"centered": True},
+        "momentum": {"momentum": 0.9},
+        "skip": {"nonfinite": "skip"},
+        "decay": {"weight_decay": 0.1},
+        "clips": {"clip": 0.5, "clip_weights": 0.9, "bias_correction": True, "maximize": True},
+    }
+    found = {}
+    for chosen in product((False, True), repeat=len(flags)):
+        names = [name for name, on in zip(flags, chosen, strict=True) if on]
+        found[", ".join(names) or "none"] = Rule(**{k: x for name in names for k, x in flags[name].items()})
+    return found
+
+
+COMBINATIONS = combinations()
 
 #: Lengths around the vector widths and block sizes: tails of every kind.
 LENGTHS = (0, 1, 3, 8, 17, 513, 2000)

@@ -7,7 +7,7 @@ from rmsprop import Rule
 from rmsprop.averaging import SLOT, rate, update
 from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Rows
-from tests.cases import DTYPES, LENGTHS, RULES, gradients, parameter, special
+from tests.cases import COMBINATIONS, DTYPES, LENGTHS, RULES, gradients, parameter, special
 from tests.kernels.test_cpu import ENGINES, engine, layouts, needs_native, state_of, whole_array_step
 
 
@@ -30,7 +30,7 @@ def whole(rule, t, p, g, state, gamma=8.0):
 
 @engine
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("rule", (RULES | COMBINATIONS).values(), ids=RULES | COMBINATIONS)
 def test_equals_the_definition_bit_for_bit_and_leaves_the_step_alone(step, rule, dtype):
     params = [parameter(n, dtype) for n in LENGTHS]
     alone = [p.copy() for p in params]

@@ -12,7 +12,7 @@ import pytest
 from rmsprop import Rule
 from rmsprop.kernels import cpu
 from rmsprop.rule import update
-from tests.cases import DTYPES, LENGTHS, RULES, gradients, parameter, special
+from tests.cases import COMBINATIONS, DTYPES, LENGTHS, RULES, gradients, parameter, special
 
 needs_native = pytest.mark.skipif(cpu.native is None, reason="no native kernel on this machine")
 
@@ -68,7 +68,7 @@ def whole_array_step(rule, t, p, g, state):
 
 @engine
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("rule", (RULES | COMBINATIONS).values(), ids=RULES | COMBINATIONS)
 def test_equals_the_numpy_rule_bit_for_bit(step, rule, dtype):
     params = [parameter(n, dtype) for n in LENGTHS]
     states = [state_of(rule, p) for p in params]

@@ -3,7 +3,8 @@
 A kernel takes *groups*: tensors that share one `Rule`. One call makes the whole step, for all groups.
 
 * The arithmetic is `rmsprop.rule.update`, operation by operation: results equal the NumPy rule bit for bit, whatever
-  the alignment, the strides, the tail, the number of threads or the way the work is split.
+  the alignment, the strides, the tail, the number of threads or the way the work is split. A NaN is a NaN: its sign and
+  payload are left to the compiler.
 * Scalars are derived once on the host, in double, by `Rule.scalars(t)`, and rounded once to the dtype of the
   arithmetic: float64 for float64 parameters, float32 for all others.
 * An average of the weights is `rmsprop.averaging.update` of the parameters as they are stored; its rate comes with the

@@ -3,6 +3,10 @@
 // Compiled twice from this text: for the platform's baseline and, on x86, for x86-64-v3; cpu.py picks at load.
 // Threads are started for a step and joined before it returns: nothing survives that a fork could break or that would
 // spin beside another library's pool. They are only started where a step is long against starting them.
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cinttypes>
@@ -31,12 +35,10 @@ constexpr int64_t AHEAD_ROWS = 8;          // rows of a table whose memory is as
 constexpr int64_t WIDE = 8;                // elements of a row that are worth a loop of their own
 constexpr size_t AHEAD = 4;                // rows whose memory is asked for in advance
 constexpr int64_t BLOCK = 512;             // elements gathered or converted at a time
-enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8, ERROR = 16, STOCHASTIC = 32 };
+enum MoreFlags { ERROR = 16, STOCHASTIC = 32 };
 enum RpropFlag { RPROP = 64, FORGET = 128, BACK = 256, OPTAX = 512 };  // its s and q are in the places of v and m
 constexpr int ROWWISE = 1024;  // one mean square for each row
 constexpr int AVERAGE = 2048;  // an average of the parameter, with a rate after the scalars
-constexpr int KINDS = 16;  // combinations of the flags a loop is compiled for
-enum Operand { P, G, V, M, B, A, OPERANDS };
 const char* const KEYS[] = {"square_avg", "grad_avg", "momentum_buffer", "variance", "step_size", "prev", "weight_avg", "step"};
 enum Key { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER, VARIANCE, STEP_SIZE, PREV, WEIGHT_AVG, STEP, KEY_COUNT };
 
@@ -59,9 +61,8 @@ using CatchUp = void (*)(char* const* at, int64_t n, const Factors& k);
 
 template <class S, int FLAGS, bool AVERAGES>
 int64_t step_loop(char* const* at, int64_t n, const Coefficients& k) {
-  constexpr bool C = FLAGS & CENTERED, M = FLAGS & MOMENTUM, SKIPS = FLAGS & SKIP, D = FLAGS & DECAY;
   const Scalars<S>& scalars = of(k, S());
-  return (neutral(scalars) ? step<S, C, M, SKIPS, D, true, AVERAGES> : step<S, C, M, SKIPS, D, false, AVERAGES>)(
+  return (neutral(scalars) ? update_ahead<S, FLAGS, true, AVERAGES> : update_ahead<S, FLAGS, false, AVERAGES>)(
       at, n, scalars, k.rate);
 }
 
@@ -80,22 +81,22 @@ Loop rprop_loop_for(int flags) {
 
 template <class S, int FLAGS>
 int64_t check_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return unusable<S, bool(FLAGS & DECAY)>(at[P], at[G], n, of(k, S()));
+  return unusable<S, FLAGS & DECAY>(at[P], at[G], n, of(k, S()));
 }
 
 template <class S, int FLAGS>
 void measure_loop(const char* before, char* const* at, int64_t n, const Coefficients& k, Sums& sums) {
-  measure<S, bool(FLAGS & CENTERED), bool(FLAGS & SKIP)>(before, at, n, of(k, S()), sums);
+  measure<S, FLAGS & (CENTERED | SKIP)>(before, at, n, of(k, S()), sums);
 }
 
 template <class S, int FLAGS>
 void squares_loop(const char* p, const char* g, int64_t n, const Coefficients& k, double& sum, int64_t& used) {
-  add_squares<S, bool(FLAGS & SKIP), bool(FLAGS & DECAY)>(p, g, n, of(k, S()), sum, used);
+  add_squares<S, FLAGS & (SKIP | DECAY)>(p, g, n, of(k, S()), sum, used);
 }
 
 template <class S, int FLAGS>
 void catch_up_loop(char* const* at, int64_t n, const Factors& k) {
-  catch_up<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & DECAY)>(at[P], at[V], at[M], at[B], n, k);
+  catch_up<S, FLAGS & ~SKIP>(at[P], at[V], at[M], at[B], n, k);
 }
 
 struct Loops {
@@ -212,38 +213,37 @@ void spread(const char* squares, int64_t begin, int64_t n, int64_t width, char* 
 
 #ifdef RMSPROP_EIGHT
 template <class F, int FLAGS>
-int64_t narrow_step(char* const* at, int64_t n, const Coefficients& k) {
-  constexpr bool C = FLAGS & CENTERED, M = FLAGS & MOMENTUM, SKIPS = FLAGS & SKIP, D = FLAGS & DECAY;
-  return (neutral(k.f32) ? narrow_loop<F, C, M, SKIPS, D, true> : narrow_loop<F, C, M, SKIPS, D, false>)(
-      at, n, k.f32, k.rate);
+int64_t narrow_loop(char* const* at, int64_t n, const Coefficients& k) {
+  return (neutral(k.f32) ? update_narrow<F, FLAGS, true> : update_narrow<F, FLAGS, false>)(at, n, k.f32, k.rate);
 }
 template <class F, int... FLAGS>
-Loop narrow_step_for(int kind, std::integer_sequence<int, FLAGS...>) {
-  constexpr Loop loops[] = {narrow_step<F, FLAGS>...};
+Loop narrow_loop_for(int kind, std::integer_sequence<int, FLAGS...>) {
+  constexpr Loop loops[] = {narrow_loop<F, FLAGS>...};
   return loops[kind];
 }
-#endif
 
-// Steps elements from `begin` on in a loop that converts them itself, where there is one, and moves `begin` behind them.
-int64_t step_narrow([[maybe_unused]] const Row& row, [[maybe_unused]] int64_t& begin, [[maybe_unused]] int64_t end) {
-#ifdef RMSPROP_EIGHT
+// Steps elements from `begin` on in a loop that converts them itself, if they are for it, and moves `begin` behind them.
+int64_t step_narrow(const Row& row, int64_t& begin, int64_t end) {
   const Dtype format = row.view[P].dtype;
-  if (!is_narrow(format) || row.view[V].dtype != F32 || !row.dense || row.flags & ~((KINDS - 1) | ERROR | AVERAGE)) return 0;
+  const bool fits = is_narrow(format) && row.view[V].dtype == F32 && row.dense && !(row.flags & (STOCHASTIC | RPROP));
+  const int64_t whole = fits ? (end - begin) / SIXTEEN * SIXTEEN : 0;
+  if (!whole) return 0;
   char* at[OPERANDS] = {};
   for (int o = P; o < OPERANDS; ++o)
     if (has(row, o)) at[o] = row.view[o].data + begin * itemsize(row.view[o].dtype);
-  constexpr auto kinds = std::make_integer_sequence<int, KINDS>();
-  const Loop loop = format == F16 ? narrow_step_for<EightHalf>(row.kind(), kinds) : narrow_step_for<EightBFloat16>(row.kind(), kinds);
-  const int64_t whole = (end - begin) / 16 * 16;
   begin += whole;
+  constexpr auto kinds = std::make_integer_sequence<int, KINDS>();
+  const Loop loop =
+      format == F16 ? narrow_loop_for<EightHalf>(row.kind(), kinds) : narrow_loop_for<EightBFloat16>(row.kind(), kinds);
   return loop(at, whole, *row.k);
-#else
-  return 0;
-#endif
 }
+#else
+int64_t step_narrow(const Row&, int64_t&, int64_t) { return 0; }
+#endif
 
 // Runs a loop over elements begin .. end of a row, in place where that can be. Otherwise they pass through blocks: gathered
-// where they are strided, converted where they have 16 bits, and back; so the bits are the same.
+// where they are strided, converted where they have 16 bits, and back; so the bits are the same. A plain step of 16 bits may
+// have a loop that needs no blocks.
 // squares: of a parameter with one mean square for each row, what those from `begin` on are after the step.
 int64_t visit(const Row& row, int64_t begin, int64_t end, Loop loop, bool writes, Sums* sums = nullptr,
               const char* squares = nullptr) {
@@ -857,9 +857,12 @@ PyObject* step(PyObject*, PyObject* args) {
 
 PyObject* supports_v3(PyObject*, PyObject*) {
 #if defined(__x86_64__) && defined(__GNUC__)
+  unsigned a, b, c = 0, d, more = 0;
+  __get_cpuid(1, &a, &b, &c, &d);
+  __get_cpuid(0x80000001, &a, &b, &more, &d);
   __builtin_cpu_init();
-  return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"));
+  return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                         __builtin_cpu_supports("bmi2") && c & bit_F16C && c & bit_MOVBE && more & bit_LZCNT);
 #else
   return PyBool_FromLong(0);
 #endif

@@ -26,13 +26,11 @@ namespace {
 
 namespace x = xla_ffi;
 
-enum Flag { CENTERED = 1, MOMENTUM = 2, SKIP = 4, DECAY = 8 };
-constexpr int KINDS = 16;                   // combinations of the flags
 constexpr int64_t PIECE = 1 << 16;          // elements a thread takes at a time
 constexpr int64_t WORTH_THREADS = 1 << 20;  // elements of a step that pay for starting threads
 
 struct Row {
-  char* at[6];  // p, g, v, m, b, and no average
+  char* at[OPERANDS];  // null where there is none
   int64_t count;
 };
 
@@ -41,15 +39,14 @@ using Loop = int64_t (*)(char* const* at, int64_t n, const Scalars<S>& k, double
 
 template <class S, bool NEUTRAL, int... FLAGS>
 Loop<S> choose(int flags, std::integer_sequence<int, FLAGS...>) {
-  constexpr Loop<S> loops[] = {step<S, bool(FLAGS & CENTERED), bool(FLAGS & MOMENTUM), bool(FLAGS & SKIP), bool(FLAGS & DECAY),
-                               NEUTRAL, false>...};
+  constexpr Loop<S> loops[] = {update_ahead<S, FLAGS, NEUTRAL, false>...};
   return loops[flags & (KINDS - 1)];
 }
 
 template <class S>
 int64_t run(const Row& row, int64_t begin, int64_t n, Loop<S> loop, const Scalars<S>& k) {
-  char* at[6];
-  for (int o = 0; o < 6; ++o) at[o] = row.at[o] ? row.at[o] + begin * int64_t(sizeof(S)) : nullptr;
+  char* at[OPERANDS];
+  for (int o = P; o < OPERANDS; ++o) at[o] = row.at[o] ? row.at[o] + begin * int64_t(sizeof(S)) : nullptr;
   return loop(at, n, k, 0);
 }
 
@@ -64,7 +61,7 @@ struct Arithmetic {
 };
 
 template <class S>
-int64_t step_all(const std::vector<Row>& rows, int flags, const Scalars<S>& k) {
+int64_t step(const std::vector<Row>& rows, int flags, const Scalars<S>& k) {
   const Arithmetic plain;
   constexpr auto kinds = std::make_integer_sequence<int, KINDS>();
   const Loop<S> loop = neutral(k) ? choose<S, true>(flags, kinds) : choose<S, false>(flags, kinds);
@@ -152,7 +149,7 @@ bool call(Table& table, int type, int flags) {
   }
   const x::Buffer* skipped = flags & SKIP ? table.result(x::S32) : nullptr;
   if ((flags & SKIP && !skipped) || !table.done()) return false;
-  const int64_t n = step_all(rows, flags, k);
+  const int64_t n = step(rows, flags, k);
   if (skipped) *static_cast<int32_t*>(skipped->data) = int32_t(std::min<int64_t>(n, INT32_MAX));
   return true;
 }

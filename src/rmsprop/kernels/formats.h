@@ -1,5 +1,5 @@
 // Numbers of 16 bits: to float and back, rounded to nearest or at random. A run of them is converted at a time, between
-// memory and a block in cache, and the rule works on floats alone.
+// memory and a block in cache, for loops that work on floats alone; narrow.h has one that converts as it goes.
 #pragma once
 
 #include <cstdint>

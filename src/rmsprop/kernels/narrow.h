@@ -1,10 +1,11 @@
-// The rule for 16-bit parameters with float32 state, in AVX2: the same `Step` of rule.h as everywhere, on vectors of eight,
-// and so the same bits. Other builds pass such parameters through blocks of floats instead (formats.h).
+// The rule for 16-bit parameters with float32 state, in AVX2: the same `Step` of rule.h as everywhere, on eight floats at
+// once, and so the same bits. Other builds pass such parameters through blocks of floats instead (formats.h).
 //
-// Each turn of the loop takes the roots of sixteen elements, divides for the sixteen before and rounds those before that, so
-// that nothing in it waits for the divider.
+// Each turn of the loop takes the roots of sixteen elements, divides for the sixteen before, and moves and rounds those before
+// these, so that nothing in it waits for the divider. g may be p itself: it is read once, before p is written.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "number.h"
@@ -14,8 +15,12 @@
 
 namespace rmsprop {
 
+constexpr int64_t SIXTEEN = 16;
+
 inline __m128i load_eight(const char* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
 inline void store_eight(char* at, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(at), x); }
+inline Eight eight(const char* at, int64_t i) { return read<Eight>(at + 4 * i, 0); }
+inline void put(char* at, int64_t i, Eight x) { write(at + 4 * i, 0, x); }
 
 // What `BFloat16` and `Half` of formats.h do, for eight numbers.
 struct EightBFloat16 {
@@ -42,46 +47,60 @@ struct EightHalf {
   }
 };
 
-// One step of the n elements, a multiple of 16, at p, g, v, m, b and the average, which may be null. F is one of the two
-// formats. The number of entries left alone.
-template <class F, bool CENTERED, bool MOMENTUM, bool SKIP, bool DECAY, bool NEUTRAL>
-int64_t narrow_loop(char* const* at, int64_t n, const Scalars<float> k, double rate) {
-  constexpr int64_t SIXTEEN = 16, AHEAD = 512;  // elements; memory is asked for that far in advance
-  char *const pa = at[0], *const ga = at[1], *const va = at[2], *const ma = at[3], *const ba = at[4], *const aa = at[5];
+// Sixteen elements on their way through the loop; F is one of the two formats.
+template <class F, int FLAGS, bool NEUTRAL>
+struct Sixteen {
+  Step<Eight, float, FLAGS, NEUTRAL> half[2];
+
+  void take_roots(char* const* at, int64_t i, const Scalars<float>& k) {
+    for (auto& step : half) {
+      Eight v = eight(at[V], i), m = FLAGS & CENTERED ? eight(at[M], i) : Eight{};
+      step.root_of(FLAGS & DECAY ? F::decode(at[P] + 2 * i) : Eight{}, F::decode(at[G] + 2 * i), v, m, k);
+      put(at[V], i, v);
+      if (FLAGS & CENTERED) put(at[M], i, m);
+      i += 8;
+    }
+  }
+
+  void divide(const Scalars<float>& k) {
+    for (auto& step : half) step.divide(k);
+  }
+
+  int move(char* const* at, int64_t i, const Scalars<float>& k, const Averaging<float>& towards) {
+    Eight p[2];
+    int skipped = 0;
+    for (int h = 0; h < 2; ++h) {
+      const int64_t j = i + 8 * h;
+      Eight b = FLAGS & MOMENTUM ? eight(at[B], j) : Eight{};
+      p[h] = F::decode(at[P] + 2 * j);
+      half[h].move(p[h], b, k);
+      if (FLAGS & SKIP) skipped += how_many(!half[h].used);
+      if (FLAGS & MOMENTUM) put(at[B], j, b);
+    }
+    F::encode(p[0], p[1], at[P] + 2 * i);
+    for (int64_t j = i; at[A] && j < i + SIXTEEN; j += 8)
+      put(at[A], j, towards(eight(at[A], j), F::decode(at[P] + 2 * j)));  // of what is kept
+    return skipped;
+  }
+};
+
+// `update` of n elements, a multiple of sixteen; the number of them left alone. An address is null where there is no such operand.
+template <class F, int FLAGS, bool NEUTRAL>
+int64_t update_narrow(char* const* operands, int64_t n, const Scalars<float> k, double rate) {
+  constexpr int64_t AHEAD = 512;  // memory is asked for so many elements in advance
   const Averaging<float> towards(rate);
-  Step<Eight, float, CENTERED, MOMENTUM, SKIP, DECAY, NEUTRAL> rooted[2] = {}, divided[2] = {};
+  char* at[OPERANDS];
+  std::copy(operands, operands + OPERANDS, at);
+  Sixteen<F, FLAGS, NEUTRAL> rooted{}, divided{};
   int64_t skipped = 0;
   for (int64_t i = 0; i < n + 2 * SIXTEEN; i += SIXTEEN) {
-    if (const int64_t third = i - 2 * SIXTEEN; third >= 0) {
-      Eight p[2];
-      for (int64_t j = third, half = 0; half < 2; j += 8, ++half) {
-        Eight b = MOMENTUM ? read<Eight>(ba + 4 * j, 0) : Eight{};
-        p[half] = F::decode(pa + 2 * j);
-        divided[half].move(p[half], b, k);
-        if (SKIP) skipped += count(!divided[half].used);
-        if (MOMENTUM) write(ba + 4 * j, 0, b);
-      }
-      F::encode(p[0], p[1], pa + 2 * third);
-      for (int64_t j = third, half = 0; aa && half < 2; j += 8, ++half)
-        write(aa + 4 * j, 0, towards(read<Eight>(aa + 4 * j, 0), F::decode(pa + 2 * j)));
-    }
-    for (int half = 0; half < 2; ++half) {
-      divided[half] = rooted[half];
-      divided[half].divide(k);
-    }
+    if (i >= 2 * SIXTEEN) skipped += divided.move(at, i - 2 * SIXTEEN, k, towards);
+    divided = rooted;
+    divided.divide(k);
     if (i >= n) continue;
-    __builtin_prefetch(pa + 2 * (i + AHEAD), 1);
-    __builtin_prefetch(ga + 2 * (i + AHEAD));
-    __builtin_prefetch(va + 4 * (i + AHEAD), 1);
-    if (CENTERED) __builtin_prefetch(ma + 4 * (i + AHEAD), 1);
-    if (MOMENTUM) __builtin_prefetch(ba + 4 * (i + AHEAD), 1);
-    if (aa) __builtin_prefetch(aa + 4 * (i + AHEAD), 1);
-    for (int64_t j = i, half = 0; half < 2; j += 8, ++half) {
-      Eight v = read<Eight>(va + 4 * j, 0), m = CENTERED ? read<Eight>(ma + 4 * j, 0) : Eight{};
-      rooted[half].root_of(DECAY ? F::decode(pa + 2 * j) : Eight{}, F::decode(ga + 2 * j), v, m, k);
-      write(va + 4 * j, 0, v);
-      if (CENTERED) write(ma + 4 * j, 0, m);
-    }
+    for (int o = P; o < OPERANDS && i + AHEAD < n; ++o)
+      if (at[o]) __builtin_prefetch(at[o] + (o <= G ? 2 : 4) * (i + AHEAD), 1);
+    rooted.take_roots(at, i, k);
   }
   return skipped;
 }

@@ -1,4 +1,5 @@
-// What the rule computes with: float, double, or, where the compiler and the processor have them, eight floats at once.
+// What the rule computes with: float, double, or eight floats at once, by gcc's vectors and AVX2. Not by clang's, which have
+// no `truth ? number : vector`.
 #pragma once
 
 #include <cmath>
@@ -13,14 +14,14 @@ namespace rmsprop {
 
 inline float root(float x) { return std::sqrt(x); }
 inline double root(double x) { return std::sqrt(x); }
-inline int count(bool truth) { return truth; }
+inline int how_many(bool truth) { return truth; }
 
 #ifdef RMSPROP_EIGHT
 using Eight = float __attribute__((vector_size(32)));  // gcc's own arithmetic: +, <, ?: and the like for each
 using EightBits = int32_t __attribute__((vector_size(32)));  // what comparing two of them gives: -1 where true, or 0
 
 inline Eight root(Eight x) { return _mm256_sqrt_ps(x); }
-inline int count(EightBits truth) { return __builtin_popcount(unsigned(_mm256_movemask_ps(Eight(truth)))); }
+inline int how_many(EightBits truth) { return __builtin_popcount(unsigned(_mm256_movemask_ps(Eight(truth)))); }
 #endif
 
 }  // namespace rmsprop

@@ -17,14 +17,14 @@ struct Factors {
   double fade, rest, kept, lost, moved;
 };
 
-template <class S, bool CENTERED, bool MOMENTUM, bool DECAY>
+template <class S, int FLAGS>
 void catch_up(char* pa, char* va, char* ma, char* ba, int64_t n, const Factors& k) {
   const S tiny = std::numeric_limits<S>::min();
   const S fade = S(k.fade), rest = S(k.rest), kept = S(k.kept), lost = S(k.lost), moved = S(k.moved);
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     S v = read<S>(va, i);
-    if (CENTERED) {
+    if (FLAGS & CENTERED) {
       const S m = read<S>(ma, i);
       v = fade * (v + rest * m * m);
       write(ma, i, flush<S>(m - rest * m));
@@ -32,10 +32,10 @@ void catch_up(char* pa, char* va, char* ma, char* ba, int64_t n, const Factors& 
       v = fade * v;
     }
     write(va, i, v < tiny ? S(0) : v);
-    if (!DECAY && !MOMENTUM) continue;
+    if (!(FLAGS & (DECAY | MOMENTUM))) continue;
     S p = read<S>(pa, i);
-    if (DECAY) p = p - lost * p;
-    if (MOMENTUM) {
+    if (FLAGS & DECAY) p = p - lost * p;
+    if (FLAGS & MOMENTUM) {
       const S b = read<S>(ba, i);
       p = p - moved * b;
       write(ba, i, flush<S>(kept * b));
