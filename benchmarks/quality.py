@@ -39,8 +39,8 @@ FAST = ("digits", "mnist1d", "cooccurrence")
 DECAYED = ("adam", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "sgd")
 AVERAGED = ("adam-averaged", "rmsprop-corrected-averaged", "rmsprop-modern-averaged")
 FULL_BATCH = ("rprop", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "rmsprop-momentum", "adam", "sgd")
-LAST = ("sgd", "schedulefree", "adagrad", "rmsprop-keras", "rmsprop-momentum", "prodigy", "rprop", "rmsprop-tf1")
-LAST += ("rmsprop-centered", "adamw")
+PEERS = ("sgd", "schedulefree", "adagrad", "rmsprop-keras", "rmsprop-momentum", "prodigy")
+LAST = ("adamw", "rprop", "rmsprop-tf1", "rmsprop-centered")
 
 
 class Unit(NamedTuple):
@@ -81,9 +81,10 @@ def units(fast: bool) -> Iterator[Unit]:
         return
     yield from (Unit("digits-full", name) for name in FULL_BATCH)
     yield from longer_units("letters-long")
-    yield from (Unit(problem, name) for name in LAST for problem in problems)
-    yield from (Unit(problem, name, True) for name in DECAYED[3:] for problem in problems)
+    yield from (Unit(problem, name) for name in PEERS for problem in problems)
     yield from longer_units("gru-long")
+    yield from (Unit(problem, name, True) for name in DECAYED[3:] for problem in problems)
+    yield from (Unit(problem, name) for name in LAST for problem in problems)
 
 
 def longer_units(problem: str) -> Iterator[Unit]:
