@@ -40,7 +40,7 @@ DECAYED = ("adam", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "sgd"
 AVERAGED = ("adam-averaged", "rmsprop-corrected-averaged", "rmsprop-modern-averaged")
 FULL_BATCH = ("rprop", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "rmsprop-momentum", "adam", "sgd")
 PEERS = ("sgd", "schedulefree", "adagrad", "rmsprop-keras", "rmsprop-momentum", "prodigy")
-LAST = ("adamw", "rprop", "rmsprop-tf1", "rmsprop-centered")
+LAST = ("adamw", "rprop", "rmsprop-tf1", "rmsprop-centered", "rmsprop-gains", "rmsprop-modern-gains")
 
 
 class Unit(NamedTuple):

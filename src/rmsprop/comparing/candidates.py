@@ -13,6 +13,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 from torch.optim import RMSprop as TorchRMSprop
 
 from rmsprop.averaging import GAMMA, rate
+from rmsprop.comparing.gains import Gains
 from rmsprop.comparing.problem import Problem
 from rmsprop.torch import RMSprop, Rprop
 
@@ -123,6 +124,10 @@ def _ours(name: str, about: str, averaging: bool = False, **options: Any) -> Can
     return Candidate(name, about, lambda params, lr: RMSprop(params, lr=lr, **options), averaging=averaging)
 
 
+def _gains(**options: Any) -> Make:
+    return lambda params, lr: Gains(params, lr, **options)
+
+
 def _elsewhere(package: str, kind: str, **options: Any) -> Make:
     """The optimizer `kind` of a package that is imported when it is wanted."""
     return lambda params, lr: getattr(import_module(package), kind)(params, lr=lr, **options)
@@ -139,6 +144,8 @@ CANDIDATES = {
         _ours("rmsprop-momentum", "PyTorch's rule with momentum 0.9", momentum=0.9),
         _ours("rmsprop-corrected", "PyTorch's rule with bias correction", **_CORRECTED),
         _ours("rmsprop-corrected-averaged", "the same, its weights averaged", averaging=True, **_CORRECTED),
+        Candidate("rmsprop-gains", "rmsprop-corrected, and each weight has a gain", _gains(**_CORRECTED)),
+        Candidate("rmsprop-modern-gains", "rmsprop-modern, and each weight has a gain", _gains(dialect="modern")),
         _ours("rmsprop-modern", "with bias correction, EMA momentum 0.7 and clip 2", dialect="modern"),
         _ours("rmsprop-modern-averaged", "the same, its weights averaged", averaging=True, dialect="modern"),
         Candidate("sgd", "torch SGD with momentum 0.9", lambda p, lr: SGD(p, lr, momentum=0.9), first=-6),
