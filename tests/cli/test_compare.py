@@ -15,6 +15,8 @@ from rmsprop.comparing.sweep import Store
 from tests.comparing.small import small
 
 MINE = """
+import sys
+
 import torch
 
 def problem():
@@ -25,6 +27,29 @@ def broken():
     return problem() + (1 / 0,)
 
 nothing = 3
+
+def needs(config):
+    return problem()
+
+def stops(late=7):
+    calls = []
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) > late:
+            sys.exit("no more")
+        return torch.nn.functional.mse_loss(outputs, targets)
+    return torch.nn.Linear(3, 1), loss, problem()[2]
+
+def stops_late():
+    return stops(30)
+
+widths = [2, 3]
+
+def grows():
+    return torch.nn.Linear(3, widths.pop(0)), lambda outputs, targets: outputs.mean(), problem()[2]
+
+def leaves():
+    sys.exit(3)
 """
 QUICK = ["--optimizers", "rmsprop,sgd", "--lrs", "0.003,0.03", "--seeds", "2", "--steps", "20"]
 #: Long enough to be stopped in the middle.
@@ -116,7 +141,23 @@ def test_the_list_has_optimizers_and_problems(folder, capsys):
         ("mine:problen", "mine.py has no 'problen'"),
         ("yours:problem", "yours:problem: there is no module 'yours' in this folder or installed"),
         ("mine.py:problem", "there is no module 'mine.py' in this folder or installed; did you mean mine:problem?"),
-        ("mine:broken", f"mine:broken: ZeroDivisionError: division by zero (PLACE{os.sep}mine.py, line 9)"),
+        ("mine:broken", f"mine:broken: ZeroDivisionError: division by zero (PLACE{os.sep}mine.py, line 11)"),
+        ("mine:leaves", f"mine:leaves: it called sys.exit(3) (PLACE{os.sep}mine.py, line 36)"),
+        ("mine:stops", f"mine:stops: it called sys.exit('no more') (PLACE{os.sep}mine.py, line 23)"),
+        ("leaves:problem", f"leaves:problem: it called sys.exit() (PLACE{os.sep}leaves.py, line 1)"),
+        ("parses:problem", f"parses:problem: it called sys.exit(2) (PLACE{os.sep}parses.py, line 3)"),
+        ("mine:needs", "mine:needs: calling it failed: TypeError: needs() missing 1 required positional argument"),
+        (
+            "mine:grows",
+            "mine:grows: its model differs between seeds: 'weight' is (2, 3) for seed 0 and (3, 3) for",
+        ),
+        ("./mine:problem", "./mine:problem: no such file; did you mean mine:problem, a function in a module?"),
+        (".mine:problem", ".mine:problem: no such file; did you mean mine:problem,"),
+        ("sub/mine.py:problem", "no such file; did you mean sub.mine:problem,"),
+        ("..:problem", "..:problem: no such file; a function is named module:function"),
+        ("../mine:problem", "../mine:problem: no such file; a function is named module:function"),
+        ("digits", "digits: no such file; did you mean --problems digits, which is built in?"),
+        ("digits --target y", "digits: no such file; did you mean --problems digits, which is built in?"),
         ("syntax:problem", "syntax:problem: SyntaxError: "),
         (
             "needs:problem",
@@ -141,9 +182,13 @@ def test_the_list_has_optimizers_and_problems(folder, capsys):
         ("--resume . --seeds 3", "--seeds 3: expected nothing beside --resume"),
     ],
 )
-def test_bad_input_is_one_line_exit_2_and_writes_nothing(folder, capsys, arguments, message):
+def test_bad_input_is_one_line_exit_2_and_writes_nothing(folder, capsys, monkeypatch, arguments, message):
     Path("syntax.py").write_text("def problem(:\n")
     Path("needs.py").write_text("import nowhere\n")
+    Path("leaves.py").write_text("raise SystemExit\n")
+    Path("parses.py").write_text("import argparse\n\nargparse.ArgumentParser(exit_on_error=True).exit(2)\n")
+    for name in ("leaves", "parses"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert main(["compare", *arguments.split()]) == 2
     out, err = capsys.readouterr()
@@ -151,6 +196,22 @@ def test_bad_input_is_one_line_exit_2_and_writes_nothing(folder, capsys, argumen
     assert err.startswith("rmsprop: ")
     assert message.replace("PLACE", str(folder)) in err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.name != "__pycache__"} == before
+
+
+def test_an_exit_in_the_middle_of_training_is_told(folder, capsys):
+    assert main(["compare", "mine:stops_late", *QUICK]) == 2
+    message = f"rmsprop: mine:stops_late: it called sys.exit('no more') ({folder}{os.sep}mine.py, line 23)\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a shell")
+def test_nobody_listening_to_the_table_is_no_error(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        command = [sys.executable, "-u", "-m", "rmsprop", "compare", "--list"]
+        result = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 def test_help_loads_neither_torch_nor_pandas(folder):

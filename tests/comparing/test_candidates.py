@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from rmsprop.comparing.candidates import CANDIDATES, POINTS, Average, lr_at
+from rmsprop.comparing.gains import Gains
 from rmsprop.comparing.plan import DEFAULT
 from rmsprop.torch import RMSprop
 from tests.comparing.small import small
@@ -66,7 +67,8 @@ def test_the_average_is_swapped_in_and_out():
 def test_ours_are_ours_and_every_default_is_known():
     p = [torch.nn.Parameter(torch.zeros(2))]
     ours = [c for name, c in CANDIDATES.items() if name.startswith("rmsprop")]
-    assert all(type(c.optimizer(p, 0.1)) is RMSprop for c in ours)
+    kinds = {c.name: type(c.optimizer(p, 0.1)) for c in ours}
+    assert kinds == {name: Gains if name.endswith("-gains") else RMSprop for name in kinds}
     assert type(CANDIDATES["torch-rmsprop"].optimizer(p, 0.1)) is torch.optim.RMSprop
     assert set(DEFAULT) <= CANDIDATES.keys()
     assert len(set(DEFAULT)) == 12

@@ -167,6 +167,8 @@ def test_problems_and_schedules_are_kept_apart():
     assert [r.problem for r in found] == ["hills", "lakes"]
     assert [row.name for row in found[0].rows] == ["adam", "adam+decay"]
     assert found[0].rows[1].about == "torch Adam; lr falls to 0"
+    whole = rank([result("whole", A, decay=True)], CANDIDATES)[0].rows[0]
+    assert (whole.name, whole.about) == ("whole", "all rows a step")
 
 
 def test_numbers_kept_for_each_weight():

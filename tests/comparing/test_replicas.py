@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ import torch
 from torch import nn
 
 from rmsprop.comparing import replicas
-from rmsprop.comparing.candidates import CANDIDATES
+from rmsprop.comparing.candidates import CANDIDATES, Candidate
+from rmsprop.comparing.problem import Split
 from rmsprop.comparing.replicas import train
 from rmsprop.torch import RMSprop
-from tests.comparing.small import perceptron, plain, small
+from tests.comparing.small import perceptron, plain, rows, small
 
 LRS, SEEDS = [0.003, 0.03], [0, 1]
 
@@ -129,6 +131,30 @@ def test_models_that_cannot_be_vectorised_are_trained_one_by_one(model):
 class Dropping(nn.Sequential):
     def __init__(self, p):
         super().__init__(*list(perceptron())[:2], nn.Dropout(p), perceptron()[2])
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(17, 8), (17, 2), (3, 2), (64, 16), (5, 8)])
+def test_rows_are_cut_into_even_parts_of_a_batch_or_more(rows, batch):
+    split = Split(torch.arange(rows), torch.arange(rows))
+    sizes = [len(part) for part in replicas.chunks(split, batch)]
+    assert torch.equal(torch.cat([part.targets for part in replicas.chunks(split, batch)]), split.targets)
+    assert min(sizes) >= min(rows, batch)
+    assert max(sizes) - min(sizes) <= 1
+    assert rows % batch or sizes == [batch] * (rows // batch)
+
+
+def test_full_batches_with_a_row_left_over_train_batch_norm_and_give_the_mean_gradient():
+    problem = replace(small(Normed), train=rows(17, 0))
+    assert np.isfinite(train(problem, CANDIDATES["rprop"], LRS, SEEDS).valid).all()
+    problem = replace(small(), train=rows(17, 0))
+    curves = train(problem, CANDIDATES["rprop"], LRS, SEEDS)
+    assert_like_plain(curves, problem, ALONE["rprop"], full_batch=True)
+
+
+def test_a_schedule_leaves_full_batch_candidates_alone():
+    whole = Candidate("whole", "", torch.optim.SGD, full_batch=True)
+    one, other = (train(small(), whole, LRS, SEEDS, decay=decay) for decay in (False, True))
+    assert one == other
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation():

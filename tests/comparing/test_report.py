@@ -94,6 +94,7 @@ def test_it_says_how_it_was_done():
     for part in ("quite steep", "Settings seeds 0 to 4", "Versions torch 2.x", "2 problems, 3 optimizers, 5 seeds"):
         assert part in words
     assert "with 1 to 3 learning rates" in words
+    assert "the same batches in the same order, but for Rprop: it sees all rows in every step" in words
     assert "nothing" not in re.findall(r"<th>(.*?)</th>", words)
     assert "adam torch Adam" in words  # what each optimizer is
 
@@ -109,6 +110,16 @@ def test_settings_tell_the_learning_rates(lrs, words):
     plan = Plan(("adam",), lrs, seeds=5, steps=None, batch_size=None, decay=False)
     how = Job(SimpleNamespace(about="hills"), plan, None, 1, shown=False)._how({"threads": 1})
     assert how["learning rates"] == words
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(("adam",), "falling linearly to 0"), (("adam", "rprop"), "falling linearly to 0; none for rprop")],
+)
+def test_settings_tell_the_schedule(names, words):
+    plan = Plan(names, None, seeds=5, steps=None, batch_size=None, decay=True)
+    how = Job(SimpleNamespace(about="hills"), plan, None, 1, shown=False)._how({"threads": 1})
+    assert how["schedule"] == words
 
 
 def test_everything_is_escaped():

@@ -1,6 +1,9 @@
+import json
 import random
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch.nn.functional import mse_loss
 
 import rmsprop
 from rmsprop.comparing import running
+from rmsprop.comparing.candidates import CANDIDATES
 from rmsprop.comparing.running import fingerprint
 from rmsprop.comparing.sweep import Store, sweep
 from tests.comparing.small import perceptron, small
@@ -72,6 +76,45 @@ def test_ctrl_c_between_optimizers_says_how_to_go_on(tmp_path, monkeypatch):
         rmsprop.compare(line, **QUICK, out=tmp_path / "new")
     monkeypatch.undo()
     assert numbers(rmsprop.compare(line, resume=tmp_path / "new")) == numbers(rmsprop.compare(line, **QUICK))
+
+
+def test_ctrl_c_before_the_first_optimizer_says_how_to_go_on(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running.timing, "guess", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped with 0 of 2 .* kept; go on with: rmsprop.compare\(..., res"):
+        rmsprop.compare(line, **QUICK, out=tmp_path / "new", progress=True)
+
+
+def test_versions_are_also_those_of_the_optimizers_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(CANDIDATES, "sgd", replace(CANDIDATES["sgd"], package="pandas"))
+    assert "pandas" not in rmsprop.compare(line, **{**QUICK, "optimizers": "adam"}).settings["versions"]
+    found = rmsprop.compare(line, **QUICK, out=tmp_path / "new")
+    assert found.settings["versions"]["pandas"] == pd.__version__
+    monkeypatch.setattr(running, "version", lambda package: "0.1")
+    with pytest.raises(ValueError, match=r"new has results of versions=.*, not .*'pandas': '0.1'"):
+        rmsprop.compare(line, resume=tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("threads", "x", "threads='x': expected a whole number"),
+        ("threads", 0, "threads=0: expected a whole number"),
+        ("source", {"kind": "builtin"}, "'names'"),
+        ("source", {"kind": "strange"}, "'strange'"),
+        ("source", [], "AttributeError"),
+        ("optimizers", ["adan"], "optimizers=adan: expected"),
+        ("seeds", None, "seeds=None: expected"),
+    ],
+)
+def test_a_damaged_setting_is_told_with_its_file(tmp_path, name, value, message):
+    settings = {"optimizers": ["sgd"], "lrs": None, "seeds": 1, "steps": 1, "batch_size": None, "decay": False}
+    settings |= {"threads": 1, "source": {"kind": "builtin", "names": ["digits"]}, name: value}
+    (tmp_path / "compare.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"compare.json: damaged or of another version: .*{message}"):
+        rmsprop.compare(resume=tmp_path)
 
 
 def test_a_second_process_is_kept_out(tmp_path):

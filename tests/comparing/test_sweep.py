@@ -66,15 +66,21 @@ def test_results_are_kept_whole(tmp_path):
     assert Store(tmp_path / "new", {"seeds": 2}).get("small", "sgd", False) == found
     assert store.get("small", "sgd", True) is None
     assert json.loads((tmp_path / "new/compare.json").read_text()) == {"seeds": 2}
-    (tmp_path / "new/small--sgd.json").write_text("{")
-    with pytest.raises(ValueError, match=r"small--sgd.json: damaged"):
-        store.get("small", "sgd", False)
+    for text in ("{", "{}", "[]", '{"curves": 3}', '{"curves": {"lrs": []}}'):
+        (tmp_path / "new/small--sgd.json").write_text(text)
+        with pytest.raises(ValueError, match=r"small--sgd.json: damaged.*; delete it to have it made anew"):
+            store.get("small", "sgd", False)
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path):
     Store(tmp_path / "new", {"seeds": 2, "decay": False})
     with pytest.raises(ValueError, match=r"new has results of seeds=2, not 3"):
         Store(tmp_path / "new", {"seeds": 3, "decay": False})
+    (tmp_path / "odd").mkdir()
+    for text, message in (("[]", "compare.json: damaged"), ('{"data": 3, "seeds": 3}', "odd has results of data=3")):
+        (tmp_path / "odd/compare.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Store(tmp_path / "odd", {"seeds": 3, "data": {"small": "1"}})
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     with pytest.raises(ValueError, match=r"full: expected a new or empty folder"):

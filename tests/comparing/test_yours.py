@@ -156,15 +156,49 @@ def test_what_a_function_may_not_return(returned, message):
 @pytest.mark.parametrize(
     ("model", "loss", "data", "message"),
     [
-        (nn.Linear(4, 1), mse_loss, (X, Y), r"on a batch of shape \(8, 3\): RuntimeError: mat1 and mat2 shapes"),
-        (MODEL, mse_loss, (X.double(), Y), r"on a batch of shape \(8, 3\): RuntimeError: mat1 and mat2 must have"),
+        (nn.Linear(4, 1), mse_loss, (X, Y), r"on train rows of shape \(8, 3\): RuntimeError: mat1 and mat2 shapes"),
+        (MODEL, mse_loss, (X.double(), Y), r"on train rows of shape \(8, 3\): RuntimeError: mat1 and mat2 must have"),
         (nn.Linear(3, 2), nn.CrossEntropyLoss(), (X, Y[:, 0].long() + 2), "IndexError: Target .* is out of bounds"),
-        (MODEL, mse_loss, {"train": (X, Y), "test": (X[:, :2], Y)}, r"on a batch of shape \(8, 2\): RuntimeError"),
+        (MODEL, mse_loss, {"train": (X, Y), "test": (X[:, :2], Y)}, r"on test rows of shape \(10, 2\): RuntimeError"),
     ],
 )
-def test_what_does_not_fit_is_told_by_its_first_batch(model, loss, data, message):
+def test_what_does_not_fit_is_told_by_its_rows(model, loss, data, message):
     with pytest.raises(ValueError, match=f"its model or loss failed .*{message}"):
         from_function(lambda: (model, loss, data), "mine")
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_late_row_that_does_not_fit_is_told_before_training(part):
+    codes = {name: torch.zeros(40).long() for name in ("train", "valid", "test")}
+    late = problem_of(_codes(codes), lambda: nn.Linear(3, 2), nn.CrossEntropyLoss()).order(0)[0]
+    codes[part][next(i for i in range(39, 0, -1) if i not in late)] = 7
+    with pytest.raises(ValueError, match=rf"failed on {part} rows of shape \(8, 3\): IndexError: Target 7 is out of"):
+        problem_of(_codes(codes), lambda: nn.Linear(3, 2), nn.CrossEntropyLoss())
+
+
+def _codes(codes):
+    return {name: (torch.ones(40, 3), y) for name, y in codes.items()}
+
+
+@pytest.mark.parametrize("function", [lambda config: config, nn.Linear(3, 1)])
+def test_a_function_that_takes_arguments_is_refused(function):
+    expected = "calling it failed: TypeError: .* missing 1 required .*; expected a function without arguments"
+    with pytest.raises(ValueError, match=expected):
+        from_function(function, "mine")
+
+
+def test_a_model_must_be_the_same_for_every_seed():
+    widths = iter((4, 4, 5))
+    problem = from_function(lambda: (nn.Linear(3, next(widths)), lambda o, t: o.mean(), (X, Y)), "mine")
+    problem.start(1)
+    with pytest.raises(
+        ValueError, match=r"between seeds: 'weight' is \(4, 3\) for seed 0 and \(5, 3\) for seed 2; exp"
+    ):
+        problem.start(2)
+    biased = iter((True, False))
+    problem = from_function(lambda: (nn.Linear(3, 1, bias=next(biased)), mse_loss, (X, Y)), "mine")
+    with pytest.raises(ValueError, match=r"'bias' is .* for seed 0 and missing for seed 1"):
+        problem.start(1)
 
 
 def test_sparse_gradients_are_refused_by_name():

@@ -33,13 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = _app()(args=arguments, prog_name="rmsprop", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # `rmsprop ... | head`: nobody listens; click makes it an exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if _unheard(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
         code, message = _explained(error)
         _say(code, f"rmsprop: {' '.join(message.split())}")
     return code if isinstance(code, int) else 0
+
+
+def _unheard(error: BaseException) -> bool:
+    """Whether nobody listens, as in `rmsprop ... | head`; click makes an exit of it."""
+    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
 
 
 class _StoppedError(Exception):

@@ -61,9 +61,12 @@ def function(spec: str) -> Callable[[], Any]:
 
 @contextmanager
 def reported(name: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Turns an error in the user's code into a ValueError that says what and where, and names theirs in ours."""
+    """Turns an error or exit in the user's code into a ValueError that says what and where; in ours it is named."""
     try:
         yield
+    except SystemExit as error:
+        where, code = place(error, function), "" if error.code is None else repr(error.code)
+        raise ValueError(f"{name}: it called sys.exit({code})" + (f" ({where})" if where else "")) from error
     except Exception as error:
         where = place(error, function)
         if where:
@@ -73,7 +76,7 @@ def reported(name: str, function: Callable[..., Any] | None = None) -> Iterator[
         raise
 
 
-def place(error: Exception, function: Callable[..., Any] | None = None) -> str | None:
+def place(error: BaseException, function: Callable[..., Any] | None = None) -> str | None:
     """File and line of the user's code that an error comes from; this function is theirs wherever it is installed."""
     own = getattr(getattr(function, "__code__", None), "co_filename", None)
     if isinstance(error, SyntaxError) and error.filename:

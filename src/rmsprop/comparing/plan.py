@@ -46,10 +46,10 @@ class Plan:
             known(name, CANDIDATES, "optimizers")
         if not self.optimizers or len(set(self.optimizers)) < len(self.optimizers):
             raise ValueError(f"optimizers={','.join(self.optimizers)}: expected one or more, each once")
-        _whole("seeds", self.seeds, MOST_SEEDS)
+        whole("seeds", self.seeds, MOST_SEEDS)
         for name in ("steps", "batch_size"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), MOST_STEPS)
+                whole(name, getattr(self, name), MOST_STEPS)
         if self.lrs is not None:
             good = all(isinstance(lr, (int, float)) and math.isfinite(lr) and lr > 0 for lr in self.lrs)
             if not good or not 1 <= len(self.lrs) <= MOST_LRS or list(self.lrs) != sorted(set(self.lrs)):
@@ -120,6 +120,7 @@ def known(name: str, names: Any, argument: str) -> None:
         raise ValueError(f"{argument}={name}: expected of {listed}{hint(name, tuple(names))}")
 
 
-def _whole(name: str, value: object, most: int) -> None:
+def whole(name: str, value: object, most: int) -> None:
+    """Refuse what is no whole number from 1 to this."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise ValueError(f"{name}={value!r}: expected a whole number from 1 to {most}")

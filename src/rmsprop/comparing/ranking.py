@@ -148,7 +148,7 @@ def _ranking(
 
 
 def _row(result: Result, candidate: Candidate, budget: int) -> Row:
-    curves, decay = result.curves, result.decay
+    curves, decay = result.curves, result.decay and not candidate.full_batch
     best = curves.best()
     return Row(
         name=result.candidate + "+decay" * decay,

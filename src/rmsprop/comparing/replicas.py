@@ -73,7 +73,7 @@ class Replicas:
         """(losses, errors) over all rows of a split."""
         modes = [(module, module.training) for module in self.model.modules()]  # some may be in evaluation for good
         self.model.eval()
-        found = [(*self.scores(x, y, shared=True), len(y)) for x, y in _chunks(split, self.problem.batch_size)]
+        found = [(*self.scores(x, y, shared=True), len(y)) for x, y in chunks(split, self.problem.batch_size)]
         for module, training in modes:
             module.training = training
         losses = _mean([(loss, n) for loss, _, n in found])
@@ -97,8 +97,10 @@ def _mean(values: list[tuple[Tensor, int]]) -> Tensor:
     return torch.stack([value * n for value, n in values]).sum(0) / sum(n for _, n in values)
 
 
-def _chunks(split: Split, rows: int) -> Iterator[Split]:
-    for x, y in zip(torch.split(split.inputs, rows), torch.split(split.targets, rows), strict=True):
+def chunks(split: Split, rows: int) -> Iterator[Split]:
+    """All rows in even parts of so many or more: of a single row left over, models such as batch norm make nothing."""
+    parts = max(len(split) // rows, 1)
+    for x, y in zip(split.inputs.tensor_split(parts), split.targets.tensor_split(parts), strict=True):
         yield Split(x, y)
 
 
@@ -116,7 +118,7 @@ def train(
         problem: what is learned.
         candidate: by which optimizer.
         lrs, seeds: of the replicas, all combinations.
-        decay: let the learning rate fall linearly to 0.
+        decay: let the learning rate fall linearly to 0, but for full-batch candidates: to Rprop it is a first step.
         tell: called now and then with the part that is done.
     """
     count, steps = len(seeds), candidate.steps(problem)
@@ -126,7 +128,7 @@ def train(
     at = sorted({round(steps * (k + 1) / EVALUATIONS) for k in range(EVALUATIONS)} - {0})
     record = _Record(len(lrs), count)
     for step in range(1, steps + 1):
-        if decay:
+        if decay and not candidate.full_batch:
             for lr, optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = lr * (1 - (step - 1) / steps)
@@ -155,7 +157,7 @@ def _backward(replicas: Replicas, candidate: Candidate, orders: list[Tensor], st
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach()
     total = torch.zeros(len(replicas.weights), dtype=replicas.weights.dtype)
-    for x, y in _chunks(data, replicas.problem.batch_size):
+    for x, y in chunks(data, replicas.problem.batch_size):
         losses, _ = replicas.scores(x, y, shared=True)
         part = losses * (len(y) / len(data))
         part.sum().backward()  # type: ignore[no-untyped-call]

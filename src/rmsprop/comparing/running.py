@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Job:
         """Train what is not there yet, then judge all of it."""
         candidates = self.plan.candidates()
         with self.source.ready(self.plan) as problems:
-            settings = self._settings(problems)
+            settings = self._settings(problems, candidates)
             self._tell_missing()
             store = self._store(settings)
             with run.locked(self.folder, CONFIG):
@@ -74,11 +75,16 @@ class Job:
             for name, why in {**self.source.missing, **self.plan.missing()}.items():
                 print(f"left out: {name}: {why}", file=sys.stderr)
 
-    def _settings(self, problems: list[Problem]) -> dict[str, Any]:
+    def _settings(self, problems: list[Problem], candidates: list[Candidate]) -> dict[str, Any]:
         """Everything that the numbers depend on, and what a resumed comparison needs."""
         plain = {"source": self.source.as_json(), **self.plan.as_json(), "threads": self.threads}
         with self.source.blamed(), running_on(1):  # sums depend on the number of threads
-            return {**plain, "data": {p.name: fingerprint(p) for p in problems}, "versions": versions()}
+            for problem in problems:
+                for seed in self._seeds():  # a model that fails does so before anything is written
+                    problem.start(seed)
+            data = {p.name: fingerprint(p) for p in problems}
+        packages = {c.package: version(c.package) for c in candidates if c.package != "torch"}
+        return {**plain, "data": data, "versions": {**versions(), **packages}}
 
     def _results(self, problems: list[Problem], candidates: list[Candidate], store: Store | None) -> list[Result]:
         units = [(problem, candidate) for problem in problems for candidate in candidates]
@@ -87,8 +93,8 @@ class Job:
         with progress.shown(len(units), self.shown) as show:
             for result in found.values():
                 show.known(result.problem, result.seconds)
-            show.expect([p.name for p, _ in rest], self._guesses([p for p, _ in rest]) if self.shown else {})
             try:
+                show.expect([p.name for p, _ in rest], self._guesses([p for p, _ in rest]) if self.shown else {})
                 for problem, candidate in rest:
                     result = self._one(problem, candidate, show)
                     if store is not None:
@@ -106,7 +112,7 @@ class Job:
 
     def _one(self, problem: Problem, candidate: Candidate, show: progress.Show) -> Result:
         show.start(problem.name, candidate.name)
-        with self._threads(problem), self.source.blamed():
+        with self.source.blamed(), self._threads(problem):
             lrs = None if self.plan.lrs is None else list(self.plan.lrs)
             return sweep(problem, candidate, self._seeds(), self.plan.decay, show.tell, lrs)
 
@@ -115,7 +121,7 @@ class Job:
         lrs = len(self.plan.lrs) if self.plan.lrs else POINTS
         guesses = {}
         for problem in {p.name: p for p in problems}.values():
-            with self._threads(problem), self.source.blamed(), seeded(0):
+            with self.source.blamed(), self._threads(problem), seeded(0):
                 guesses[problem.name] = timing.guess(problem, self._seeds(), lrs)
         return guesses
 
@@ -142,11 +148,13 @@ class Job:
     def _how(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings in words, for the report."""
         plan = self.plan
+        whole = ", ".join(c.name for c in plan.candidates() if c.full_batch)
+        still = f"; none for {whole}" if whole else ""
         grid = f"{POINTS} for each optimizer, two a decade; up to {EXTENSIONS} more where the best is the first or last"
         return {
             "of": self.source.about,
             "learning rates": ", ".join(f"{lr:g}" for lr in plan.lrs) if plan.lrs else grid,
-            "schedule": "falling linearly to 0" if plan.decay else "constant",
+            "schedule": f"falling linearly to 0{still}" if plan.decay else "constant",
             "seeds": plan.seeds,
             "steps": plan.steps or "the problem's own",
             "rows a step": plan.batch_size or "the problem's own",

@@ -16,7 +16,7 @@ from rmsprop.comparing.problem import Problem
 from rmsprop.training.table import listed, read
 
 FAST = ("digits", "mnist1d", "letters")
-FUNCTION = re.compile(r"[\w.]+:[\w.]+")
+FUNCTION = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
 class Source:
@@ -183,6 +183,7 @@ def source_of(problem: Any, target: Any, problems: Sequence[str] | str | None, f
             raise ValueError(f"target={target!r}: expected a table before it; a function has its own data")
         return Function(problem, str(Path.cwd())) if function else Memory(problem)
     if isinstance(problem, (str, Path)):
+        _exists(problem)
         if target is None:
             raise ValueError(f"target: expected the column to predict; {problem} has {listed(read(problem).columns)}")
         return Table(str(Path(problem).resolve()), str(target))
@@ -191,10 +192,25 @@ def source_of(problem: Any, target: Any, problems: Sequence[str] | str | None, f
     return Memory(problem, target)
 
 
-def source_from(values: dict[str, Any]) -> Source:
-    """The source that `as_json` wrote; what was in memory has to be given again."""
+def _exists(path: str | Path) -> None:
+    """Refuse a file that is not there, with what may have been meant."""
+    if Path(path).exists():
+        return
+    name, colon, function = str(path).partition(":")
+    module = name.removesuffix(".py").removeprefix("./").removeprefix(".").replace("/", ".")
+    meant = f"{module}:{function}"
+    hint = ""
+    if str(path) in BUILTIN:
+        hint = f"; did you mean --problems {path}, which is built in?"
+    elif FUNCTION.fullmatch(meant):
+        hint = f"; did you mean {meant}, a function in a module?"
+    elif colon and not Path(path).is_absolute():  # C:\houses.csv is
+        hint = "; a function is named module:function"
+    raise ValueError(f"{path}: no such file{hint}")
+
+
+def source_from(values: dict[str, Any]) -> Source | None:
+    """The source that `as_json` wrote; None for what was in memory, which has to be given again."""
     kinds: dict[str, type[Source]] = {"builtin": Builtin, "table": Table, "function": Function}
-    kind = values.pop("kind")
-    if kind not in kinds:
-        raise ValueError(f"its problem was in memory; expected rmsprop.compare({values['name']}, resume=...)")
-    return kinds[kind](**values)
+    options = {name: value for name, value in values.items() if name != "kind"}
+    return None if values["kind"] == "memory" else kinds[values["kind"]](**options)

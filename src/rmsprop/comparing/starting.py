@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from rmsprop.compare import Comparison
-from rmsprop.comparing.plan import Plan
+from rmsprop.comparing.plan import Plan, whole
 from rmsprop.comparing.running import Job
 from rmsprop.comparing.sources import Memory, source_from, source_of
 from rmsprop.comparing.sweep import CONFIG, read
+
+MOST_THREADS = 4096  # of torch that a damaged folder may ask for
 
 
 def start(
@@ -45,15 +47,18 @@ def resume(folder: Path, problem: Any = None, target: Any = None, *, progress: b
         raise ValueError(f"{folder}: no folder of a comparison: it has no {CONFIG}")
     settings = read(folder / CONFIG)
     try:
-        plan, threads, found = Plan.from_json(settings), int(settings["threads"]), dict(settings["source"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG}: damaged or of another version: {error!r}") from error
-    if found["kind"] == "memory" and problem is not None:
+        plan, threads, source = Plan.from_json(settings), settings["threads"], source_from(settings["source"])
+        whole("threads", threads, MOST_THREADS)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{folder / CONFIG}: damaged or of another version: {said}") from error
+    if source is None:
+        if problem is None:
+            name = settings["source"].get("name")
+            raise ValueError(f"{folder}: its problem was in memory; expected rmsprop.compare({name}, resume=...)")
         source = source_of(problem, target, None, False)
         if not isinstance(source, Memory):
             raise ValueError(f"{folder}: its problem was in memory; expected that function or table")
     elif problem is not None or target is not None:
         raise ValueError(f"problem={problem!r}: expected nothing beside resume={str(folder)!r}, which has its own")
-    else:
-        source = source_from(found)
     return Job(source, plan, folder, threads, progress).run()

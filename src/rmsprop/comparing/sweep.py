@@ -120,8 +120,12 @@ class Store:
         path = self._path(problem, candidate, decay)
         if not path.is_file():
             return None
-        values = read(path)
-        return Result(**{**values, "curves": Curves.from_json(values["curves"])})
+        try:
+            values = read(path)
+            return Result(**{**values, "curves": Curves.from_json(values["curves"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            text = str(error) if isinstance(error, ValueError) else f"{path}: damaged or of another version: {error!r}"
+            raise ValueError(f"{text}; delete it to have it made anew") from error
 
     def put(self, result: Result) -> None:
         """Keeps a result; a kill leaves it whole or not at all."""
@@ -135,17 +139,17 @@ class Store:
 def _same(folder: Path, known: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse other settings than those that are known, in words."""
     changed = {name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name)}
-    for name in sorted(changed - {"data"}):  # the data's fingerprint may have changed only because of this one
-        raise ValueError(
-            f"{folder} has results of {name}={known.get(name)!r}, not {settings.get(name)!r}: "
-            "expected the same settings, or another folder"
-        )
-    if changed:
-        old, new = known.get("data", {}), settings.get("data", {})
+    old, new = known.get("data"), settings.get("data")
+    if changed == {"data"} and isinstance(old, dict) and isinstance(new, dict):
         names = " and ".join(repr(name) for name in {**old, **new} if old.get(name) != new.get(name))
         raise ValueError(
             f"{folder}: the model, loss or data of {names} differ from those this comparison began with: expected the "
             "same, with whatever is random seeded, on the same machine; or another folder"
+        )
+    for name in sorted(changed, key=lambda name: (name == "data", name)):  # which may have changed due to the others
+        raise ValueError(
+            f"{folder} has results of {name}={known.get(name)!r}, not {settings.get(name)!r}: "
+            "expected the same settings, or another folder"
         )
 
 
@@ -154,5 +158,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: damaged: {error}; delete it to have it made anew") from error
+        raise ValueError(f"{path}: damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: damaged: expected a JSON object")
     return values

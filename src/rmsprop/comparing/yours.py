@@ -14,7 +14,7 @@ from rmsprop.comparing.builtin import wrong
 from rmsprop.comparing.data import partition
 from rmsprop.comparing.modules import place
 from rmsprop.comparing.problem import Problem, Split
-from rmsprop.comparing.replicas import trained
+from rmsprop.comparing.replicas import chunks, trained
 from rmsprop.comparing.rows import parts
 from rmsprop.comparing.seeding import seeded
 from rmsprop.fit import DEFAULTS
@@ -82,11 +82,12 @@ def from_function(
     training rows.
 
     Raises:
-        ValueError: it returns something else, or a batch fails; says what, and what is expected.
+        ValueError: it takes arguments, returns something else, or a batch of the data fails; says what, and what is
+            expected. A model of other shapes for another seed is told when that seed starts.
     """
     models = _Models(function)
     with seeded(0):
-        model, loss, data = _three(function())
+        model, loss, data = _three(_called(function))
         given = parts(data, next(p.dtype for p in trained(model)))
     models.made[0] = model
     train, valid, test = _completed(given)
@@ -108,8 +109,34 @@ class _Models:
     def __call__(self) -> nn.Module:
         seed = torch.initial_seed()  # `Problem.start` has just set it
         if seed not in self.made:
-            self.made[seed] = _three(self.function())[0]
+            model = _three(_called(self.function))[0]
+            _alike(self.made[0], model, seed)
+            self.made[seed] = model
         return copy.deepcopy(self.made[seed])
+
+
+def _called(function: Callable[[], Any]) -> Any:
+    """What it returns; where the call itself fails, no line of the user's code is to blame."""
+    try:
+        return function()
+    except Exception as error:
+        if place(error, function):
+            raise
+        raise ValueError(
+            f"calling it failed: {type(error).__name__}: {error}; expected a function without arguments that returns "
+            "(model, loss, data)"
+        ) from error
+
+
+def _alike(first: nn.Module, model: nn.Module, seed: int) -> None:
+    """Refuse a model whose weights have other names or shapes than those of seed 0."""
+    one, other = ({name: tuple(p.shape) for name, p in m.named_parameters() if p.requires_grad} for m in (first, model))
+    for name in {**one, **other}:
+        if one.get(name) != other.get(name):
+            raise ValueError(
+                f"its model differs between seeds: {name!r} is {one.get(name, 'missing')} for seed 0 and "
+                f"{other.get(name, 'missing')} for seed {seed}; expected the same shapes, drawn anew"
+            )
 
 
 def _three(returned: Any) -> tuple[nn.Module, Callable[[Any, Tensor], Tensor], Any]:
@@ -147,38 +174,38 @@ def _completed(given: dict[str, Split]) -> list[Split]:
 
 
 def _check(problem: Problem, function: Callable[[], Any]) -> None:
-    """A batch of each part through model and loss, as the training will do it."""
+    """A batch through model and loss, as the training will do it, then every row as evaluations do."""
     model, rows = problem.start(0), problem.order(0)[0]
     inputs, targets = (values[rows] for values in problem.train)
-    with _tried(inputs, function):
+    with _tried("train", inputs, function):
         loss = problem.loss(model(inputs), targets)
     if not isinstance(loss, Tensor) or loss.shape != ():
         what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"its loss gave a result of {what}; expected a scalar tensor, the mean over the batch")
     if not loss.requires_grad:
         raise ValueError("its loss has no gradient; expected one computed from the model's outputs by torch")
-    with _tried(inputs, function):
+    with _tried("train", inputs, function):
         loss.backward()  # type: ignore[no-untyped-call]
     for name, p in model.named_parameters():
         if p.grad is not None and p.grad.is_sparse:
             layer = type(model.get_submodule(name.rpartition(".")[0])).__name__
             raise ValueError(f"the gradient of {name!r}, of its {layer}, is sparse; expected sparse=False there")
     model.eval()
-    for part in (problem.valid, problem.test):
-        inputs, targets = (values[: problem.batch_size] for values in part)
-        with _tried(inputs, function), torch.no_grad():
-            problem.loss(model(inputs), targets)
+    for name in ("train", "valid", "test"):
+        for inputs, targets in chunks(getattr(problem, name), problem.batch_size):
+            with _tried(name, inputs, function), torch.no_grad():
+                problem.loss(model(inputs), targets)
 
 
 @contextmanager
-def _tried(inputs: Tensor, function: Callable[[], Any]) -> Iterator[None]:
+def _tried(part: str, inputs: Tensor, function: Callable[[], Any]) -> Iterator[None]:
     """Tells an error inside torch, where no line of the user's code is to blame, as one of model and loss."""
     try:
         yield
     except Exception as error:
         if place(error, function):
             raise
-        what = f"its model or loss failed on a batch of shape {tuple(inputs.shape)}"
+        what = f"its model or loss failed on {part} rows of shape {tuple(inputs.shape)}"
         raise ValueError(f"{what}: {type(error).__name__}: {error}; expected them to fit the data") from error
 
 
