@@ -51,7 +51,7 @@ def compare(
         seeds: how many, from 0 on. None is 5, or 3 if `fast`.
         steps, batch_size: of every training. None is 64 rows and 20 passes over the training rows, between 200 and
             1,000 steps; or what the built-in problem has.
-        decay: let the learning rate fall linearly to 0.
+        decay: let the learning rate fall linearly to 0, but for Rprop, whose steps a schedule does not change.
         fast: fewer seeds, and without a problem only the quick ones.
         out: a folder for results and report, new or of the same comparison; None keeps nothing.
         resume: the folder of a comparison to go on with; it has its own options, so give no others. One of a function
