@@ -56,6 +56,24 @@ def test_equals_optax_bit_for_bit(seed, dtype):
     assert_array_equal(mine[0].prev_updates, state[0].prev_updates, strict=True)
 
 
+def test_goes_on_from_optaxs_state(dtype):
+    p, grads, options = drawn(2, dtype)
+    p, grads = jnp.asarray(p), [jnp.asarray(g) for g in grads]
+    theirs = optax.with_extra_args_support(optax.rprop(*arguments(options)))
+    q, state = run(theirs, p, grads[:5])
+    ends = []
+    for optimizer in (theirs, rprop(*arguments(options))):
+        p, mine = q[-1], state
+        for g in grads[5:]:
+            updates, mine = jax.jit(optimizer.update)(g, mine, p)
+            p = optax.apply_updates(p, updates)
+        ends.append((p, mine))
+    jax.tree.map(lambda x, y: assert_array_equal(x, y, strict=True), *ends)  # the structure too
+    updates, after = rprop(0.1, variant="irprop+").update(grads[0], state, p, value=1.0)
+    assert after[0].loss == 1.0
+    assert updates.shape == p.shape
+
+
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_the_numpy_front_ends(variant, maximize, dtype):

@@ -5,7 +5,9 @@ from inspect import Parameter, signature
 import pytest
 import torch
 
-from rmsprop.torch import RMSprop
+import rmsprop
+from rmsprop.kernels import cpu
+from rmsprop.torch import RMSprop, Rprop
 from tests.conftest import parameter
 
 INF, NAN = float("inf"), float("nan")
@@ -93,3 +95,81 @@ def test_parameter_listed_twice_warns_and_is_stepped_once(make):
     make([alone]).step()
     assert p.tolist() == alone.tolist()
     assert optimizer.state[p]["step"] == 1
+
+
+def test_a_groups_dialect_is_spelled_out():
+    """Its own options win, as at construction; an option left as None is the dialect's, too."""
+    optimizer = RMSprop([{"params": [parameter()], "dialect": "keras", "lr": 0.5, "epsilon_mode": None}], dialect="tf1")
+    optimizer.add_param_group({"params": [parameter()], "dialect": rmsprop.dialect("graves", momentum=0.5)})
+    optimizer.add_param_group({"params": [parameter()], "epsilon_mode": None, "nesterov": None})
+    for group, dialect, options in zip(
+        optimizer.param_groups, ("keras", "graves", "tf1"), ({"lr": 0.5}, {"momentum": 0.5}, {}), strict=True
+    ):
+        alone = RMSprop([parameter()], dialect=dialect, **options).param_groups[0]
+        assert {k: x for k, x in group.items() if k != "params"} == {k: x for k, x in alone.items() if k != "params"}
+    optimizer.step()
+    with pytest.raises(ValueError, match="did you mean 'keras'"):
+        optimizer.add_param_group({"params": [parameter()], "dialect": "kera"})
+    assert len(optimizer.param_groups) == 3
+
+
+def test_none_turns_a_limit_off_in_a_group():
+    assert RMSprop([{"params": [parameter()], "clip": None}], clip=1.0).param_groups[0]["clip"] is None
+
+
+SLIPS = [(RMSprop, "momentun", "momentum"), (RMSprop, "weigth_decay", "weight_decay"), (RMSprop, "dialects", "dialect")]
+SLIPS += [(Rprop, "step_size", "step_sizes"), (Rprop, "maximise", "maximize")]
+
+
+@pytest.mark.parametrize(("cls", "key", "meant"), SLIPS)
+def test_a_slip_in_a_group_is_refused(cls, key, meant):
+    message = rf"'{key}' is not an option of a group \(did you mean '{meant}'\?\)"
+    with pytest.raises(ValueError, match=message):
+        cls([{"params": [parameter()], key: 0.9}])
+    optimizer = cls([parameter()])
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": [parameter()], key: 0.9})
+    assert len(optimizer.param_groups) == 1
+
+
+KEYS = ["name", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "lr_scale", "no_weight_decay", "rho"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_other_keys_of_a_group_stay(key):
+    """Of schedulers and trainers: torch allows any."""
+    optimizer = RMSprop([{"params": [parameter()], key: 0.5}])
+    optimizer.step()
+    assert RMSprop(optimizer.param_groups).param_groups[0][key] == 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"state_shape": "row"}], ids=str)
+def test_lazy_parameters(options):
+    """They have no shape until the first forward pass, and are checked before the first step."""
+    if options.get("fused") and cpu.native is None:
+        pytest.skip("no native kernel on this machine")
+    results = []
+    for cls, own in ((RMSprop, options), (torch.optim.RMSprop, {})):
+        torch.manual_seed(0)
+        lazy = torch.nn.LazyLinear(3)
+        optimizer = cls(lazy.parameters(), lr=0.1, **own)
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        torch.manual_seed(1)
+        lazy(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        results.append(lazy.weight.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_what_was_lazy_is_checked_before_its_first_step():
+    lazy = torch.nn.LazyLinear(3, dtype=torch.float16)
+    optimizer = RMSprop([{"params": list(lazy.named_parameters())}], stochastic_rounding=True)
+    lazy.initialize_parameters(torch.ones(2, 4, dtype=torch.float16))
+    for p in lazy.parameters():
+        p.grad = torch.ones_like(p)
+    before = [p.detach().clone() for p in lazy.parameters()]
+    with pytest.raises(ValueError, match="weight is float16: stochastic_rounding is for bfloat16"):
+        optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(p, x) for p, x in zip(lazy.parameters(), before, strict=True))

@@ -7,6 +7,7 @@ import pickle
 import re
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,44 @@ def test_irprop_plus_wants_the_loss(make):  # noqa: F811
     assert optimizer.param_groups[0]["last_loss"] is None
     optimizer.step(lambda: torch.tensor(3.0))
     assert optimizer.param_groups[0]["last_loss"] == 3.0
+
+
+@pytest.mark.parametrize("grad", [1.0, 0.0])
+def test_lr_0_does_not_take_the_place_of_a_loss(make, grad):  # noqa: F811
+    """Only a step that asks for state, with gradients of 0 everywhere, needs none."""
+    p, other = parameter(grad=(grad, grad, grad)), parameter()
+    other.grad = torch.full_like(other, 1 - grad)
+    before = p.detach().clone(), other.detach().clone()
+    optimizer = make([{"params": [p]}, {"params": [other], "variant": "irprop-"}], lr=0.0, variant="irprop+")
+    with pytest.raises(ValueError, match=r"^variant='irprop\+': step\(closure\).*got None"):
+        optimizer.step()
+    assert torch.equal(p, before[0])
+    assert torch.equal(other, before[1])
+    assert not optimizer.state
+    other.grad.zero_()
+    p.grad.zero_()
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 0
+
+
+def test_a_loss_is_one_real_number_of_any_shape():
+    optimizer = Rprop([parameter()], variant="irprop+")
+    for loss in (torch.tensor([3.0], requires_grad=True), torch.tensor([[3.0]])):
+        optimizer.step(lambda: loss)  # noqa: B023
+        assert optimizer.param_groups[0]["last_loss"] == 3.0
+    for bad in (torch.tensor(1 + 1j), torch.tensor(1 + 0j), 1 + 1j, torch.ones(2)):
+        with pytest.raises(ValueError, match=r"^variant='irprop\+': .* one real number that is not NaN; got "):
+            optimizer.step(lambda: bad)  # noqa: B023
+    assert optimizer.param_groups[0]["last_loss"] == 3.0
+
+
+def test_numpys_numbers_are_saved_as_pythons():
+    optimizer = Rprop([parameter()], etas=[np.float64(0.5), 1.2], step_sizes=(1e-6, np.float32(4)))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    (saved,) = torch.load(file, weights_only=True)["param_groups"]
+    assert (saved["etas"], saved["step_sizes"]) == ((0.5, 1.2), (1e-6, 4.0))
 
 
 def test_a_step_that_raises_has_changed_nothing(make):  # noqa: F811

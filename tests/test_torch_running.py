@@ -244,6 +244,42 @@ def test_hooks_of_all_optimizers_run(make):
     assert seen == ["before", "after"]
 
 
+def closure():
+    return 5
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((closure,), {}), ((), {"closure": closure}), ((None,), {})])
+def test_hooks_get_what_torch_passes(args, kwargs):
+    seen = {RMSprop: [], torch.optim.RMSprop: []}
+    for cls, calls in seen.items():
+        optimizer = cls([parameter()])
+        for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
+            register(lambda which, args, kwargs, calls=calls: calls.append((type(which), len(args), args[1:], kwargs)))
+        calls.append(optimizer.step(*args, **kwargs))
+    ours, theirs = ([call[1:] if isinstance(call, tuple) else call for call in calls] for calls in seen.values())
+    assert ours == theirs
+    assert len(ours) == 3
+
+
+def test_a_hook_gives_the_step_its_closure(make):
+    optimizer = make([parameter()])
+    optimizer.register_step_pre_hook(lambda which, args, kwargs: (args, {"closure": closure}))
+    assert optimizer.step() == 5
+
+
+def test_hooks_of_state_dict_see_square_avg(make):
+    p, seen = parameter(), []
+    optimizer = make([p], centered=True)
+    optimizer.step()
+    optimizer.register_state_dict_post_hook(lambda _, result: {"renamed": result["state"]})
+    optimizer.register_state_dict_post_hook(lambda _, result: seen.append(set(result["state"][0])), prepend=True)
+    result = optimizer.state_dict()
+    assert list(result) == ["renamed"]
+    assert seen == [set(result["renamed"][0])]
+    assert "square_avg" in seen[0]
+    assert list(optimizer.state_dict()) == ["renamed"]
+
+
 @pytest.mark.skipif(cpu.native is None, reason="no native kernel on this machine")
 def test_ctrl_c_in_the_native_call_leaves_a_whole_step(monkeypatch):
     """Python hears of it as the call returns: the weights have moved, and so must all that belongs to them."""

@@ -31,6 +31,16 @@ def test_names_and_groups(make):
     )
 
 
+def test_equal_names_are_told_apart(make):
+    groups = [[("w", parameter()), ("b", parameter())], [("w", parameter(grad=(5.0, 5.0, 5.0)))]]
+    groups.append([("twice", parameter()), ("twice", parameter())])
+    optimizer = make([{"params": group} for group in groups])
+    optimizer.watch()
+    optimizer.step()
+    assert list(optimizer.stats()) == ["group0.w", "b", "group1.w", "group2.parameter0", "group2.parameter1"]
+    assert optimizer.stats()["group1.w"]["gradient_rms"] == pytest.approx(5)
+
+
 def test_empty_parameters_have_none(make):
     empty, p = torch.nn.Parameter(torch.zeros(4, 0, 3)), parameter()
     empty.grad = torch.zeros(4, 0, 3)

@@ -81,6 +81,47 @@ def test_an_export_is_never_overwritten_unless_asked(capsys, monkeypatch, tmp_pa
     assert file.read_text() != "mine"
 
 
+def test_a_target_that_cannot_be_is_named_before_anything_is_computed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("rmsprop.notebooks.page.page", lambda: pytest.fail("computed"))
+    nowhere = tmp_path / "nowhere" / "x.html"
+    missing = f"there is no folder {nowhere.parent}"
+    for target, words in ((nowhere, missing), (tmp_path, "is a folder; expected a file")):
+        assert main(["learn", "--export", str(target), "--force"]) == 2
+        assert capsys.readouterr() == ("", f"rmsprop: {target}: {words}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_names_the_target(capsys, monkeypatch, tmp_path):
+    def full(file, _):
+        raise OSError(28, "No space left on device", f"{file}.tmp")
+
+    monkeypatch.setattr("rmsprop.notebooks.page.page", lambda: "<p>x²</p>")
+    monkeypatch.setattr("rmsprop.checkpoint.disk.write", full)
+    target = tmp_path / "x.html"
+    assert main(["learn", "--export", str(target)]) == 2
+    assert capsys.readouterr() == ("", f"rmsprop: {target}: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--export", "x.html", "--edit"], "--edit"),
+        (["--export", "x.html", "--port", "5"], "--port"),
+        (["--export", "x.html", "--no-browser"], "--browser or --no-browser"),
+        (["--force"], "--force"),
+    ],
+    ids=str,
+)
+def test_options_that_would_be_ignored_are_refused(options, name, capsys, monkeypatch):
+    monkeypatch.setattr("rmsprop.notebooks.page.page", lambda: pytest.fail("computed"))
+    monkeypatch.setattr("rmsprop.cli.learn._serve", lambda *_: pytest.fail("served"))
+    assert main(["learn", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"rmsprop: {name}: expected ")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
 def test_it_serves_on_loopback_until_ctrl_c(tmp_path):
     port = free_port()

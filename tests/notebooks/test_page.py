@@ -1,11 +1,12 @@
 import base64
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rmsprop.notebooks import lessons, starts
+from rmsprop.notebooks import learn, lessons, starts
 from rmsprop.notebooks.page import page
 
 KEPT = Path(__file__).parents[2] / "docs" / "tutorial.html"
@@ -54,3 +55,24 @@ def test_the_page_kept_in_the_docs_is_this_one_but_for_the_numbers(html):
     assert len(kept) < 2_000_000
     kept, fresh = (re.sub(r"-?\d[\d.]*(e[+-]?\d+)?", "#", text(page)) for page in (kept, html))
     assert kept == fresh, "make it anew: rmsprop learn --export docs/tutorial.html --force"
+
+
+def everywhere(sliders, name, cell):
+    """(value, what the cell says) for every value of a slider."""
+    slider = sliders.run()[1][name]
+    for value in slider.steps:
+        yield value, text(cell.run(**{name: SimpleNamespace(value=value, steps=slider.steps)})[0].text)
+
+
+def test_half_a_step_is_right_at_every_epsilon():
+    for value, said in everywhere(learn.epsilons, "epsilon", learn.small_gradients):
+        found = re.search(r"needs a gradient of (\S+) inside the root and of (\S+) outside", said)
+        np.testing.assert_allclose([float(x) for x in found.groups()], [(value / 3) ** 0.5, value], rtol=0.02)
+
+
+def test_two_lines_says_who_is_behind_at_every_unit():
+    for unit, said in everywhere(learn.units, "unit", learn.two_lines):
+        off = lessons.two_lines(lambda p, u=unit: lessons.Descent(p, 1 / lessons.steepest(u)), unit)[-1]
+        behind = f"too small: after 300 steps weight 1 is still {off[0]:.2g} off" in said
+        level = f"enough for the others too: after 300 steps all four are within {off.max():.2g}." in said
+        assert (behind, level) == ((True, False) if off[0] > 0.01 else (False, True)), unit

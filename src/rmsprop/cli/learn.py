@@ -15,7 +15,9 @@ def learn(
         int | None,
         typer.Option(help=f"Where to serve; by default {PORT}, or another where that is taken.", min=1, max=65535),
     ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+    browser: Annotated[
+        bool | None, typer.Option("--browser/--no-browser", help="Open the browser, which is the default, or not.")
+    ] = None,
     edit: Annotated[
         bool, typer.Option("--edit", help=f"Show the code too, to change: a copy, {COPY} in this folder.")
     ] = False,
@@ -34,6 +36,7 @@ def learn(
       rmsprop learn --port 8000 --no-browser
       rmsprop learn --export tutorial.html
     """
+    _check_together(export, force, {"--port": port, "--browser or --no-browser": browser, "--edit": edit or None})
     _check_installed()
     if export is not None:
         _export(export, force)
@@ -42,7 +45,18 @@ def learn(
     arguments, file = with_code if edit else without
     if edit and not COPY.exists():
         shutil.copyfile(_notebook(), COPY)
-    _serve([*arguments, str(file)], _free(port), browser)
+    _serve([*arguments, str(file)], _free(port), browser is not False)
+
+
+def _check_together(export: Path | None, force: bool, serving: dict[str, object]) -> None:
+    """Raises where an option would be ignored: those of serving are None where they have not been given."""
+    if export is None:
+        if force:
+            raise ValueError("--force: expected only with --export FILE")
+        return
+    for name, value in serving.items():
+        if value is not None:
+            raise ValueError(f"{name}: expected not together with --export, which serves nothing")
 
 
 def _check_installed() -> None:
@@ -63,9 +77,17 @@ def _export(file: Path, force: bool) -> None:
     from rmsprop.checkpoint.disk import write
     from rmsprop.notebooks.page import page
 
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder; expected a file")
+    if not file.parent.is_dir():
+        raise ValueError(f"{file}: there is no folder {file.parent}")
     if file.exists() and not force:
         raise ValueError(f"{file}: exists already; expected a new file, or --force")
-    write(file, page().encode())
+    html = page().encode()
+    try:
+        write(file, html)
+    except OSError as error:  # which names a file beside this one
+        raise OSError(error.errno, error.strerror, str(file)) from None
     print(file)
 
 

@@ -45,9 +45,9 @@ def rprop(
     r"""Rprop with `optax.rprop`'s arguments, defaults and numbers, and this package's options.
 
     Only the signs of gradients count, so they must be those of all the data, not of mini-batches. `init` and `update`
-    are pure and work on any tree. Updates have the dtype of their gradients; the state has at least float32, whatever
-    the gradients' dtype, and arithmetic likewise. Complex numbers count as two real ones. A gradient that is None
-    leaves its state alone.
+    are pure and work on any tree; `update` goes on from a state of optax's `rprop` too. Updates have the dtype of
+    their gradients; the state has at least float32, whatever the gradients' dtype, and arithmetic likewise. Complex
+    numbers count as two real ones. A gradient that is None leaves its state alone.
 
     Args:
         learning_rate: the first step size of every weight, at least 0.
@@ -56,9 +56,9 @@ def rprop(
         min_step_size, max_step_size: limits of the step sizes, 0 <= min <= max.
         variant: "irprop-" (optax's), "rprop-", "rprop+" or "irprop+", as in `rmsprop.rprop.RpropRule`. "irprop+" needs
             the loss: `update(grads, state, params, value=loss)`.
-        dialect: "optax" has optax's numbers to the last bit, and with them its fault: each step is taken one step
-            late. "torch" is without it. None is "optax" with variant "irprop-", which is all that optax has, and
-            otherwise "torch".
+        dialect: "optax" has optax's numbers, in float32 and float64 to the last bit, and with them its fault: each
+            step is taken one step late. "torch" is without it. None is "optax" with variant "irprop-", which is all
+            that optax has, and otherwise "torch".
         maximize: climb instead of descend; None is False.
 
     All numbers may be JAX arrays, traced ones too (`optax.inject_hyperparams`); the range of a traced one is not
@@ -117,25 +117,33 @@ def scale_by_rprop(
 
     def init(params: Any) -> RpropState:
         sizes = jax.tree.map(lambda p: _full(p, learning_rate), params)
-        loss = jnp.full((), jnp.nan, jnp.result_type(float)) if needs_loss else None
-        return RpropState(sizes, jax.tree.map(lambda p: _full(p, 0), params), loss)
+        return RpropState(sizes, jax.tree.map(lambda p: _full(p, 0), params), _no_loss() if needs_loss else None)
 
-    def update_tree(updates: Any, state: RpropState, params: Any = None, *, value: Any = None, **_: Any) -> Any:
+    def update_tree(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any) -> Any:
         structure: Any
         leaves, structure = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         columns = [structure.flatten_up_to(tree) for tree in (state.step_sizes, state.prev_updates)]
-        loss, now = state.loss, flags
+        now: dict[str, Any] = flags
+        loss = getattr(state, "loss", None)  # optax's own state has none
         if needs_loss:
             if value is None:
                 raise ValueError("variant='irprop+': expected update(grads, state, params, value=loss), got no value")
-            loss = jnp.asarray(value).astype(state.loss.dtype)
-            now = flags | {"back": loss < state.loss if rule.maximize else loss > state.loss}
+            previous_loss = _no_loss() if loss is None else loss
+            loss = jnp.asarray(value).astype(previous_loss.dtype)
+            now = flags | {"back": loss < previous_loss if rule.maximize else loss > previous_loss}
         scalars = rule.scalars() | traced
         rows = [_step(g, s, q, scalars, now) for g, s, q in zip(leaves, *columns, strict=True)]
         moves, sizes, previous = (structure.unflatten([row[i] for row in rows]) for i in range(3))
+        if not needs_loss:
+            return moves, state._replace(step_sizes=sizes, prev_updates=previous)  # of optax's type where it was
         return moves, RpropState(sizes, previous, loss)
 
     return optax.GradientTransformationExtraArgs(init, update_tree)
+
+
+def _no_loss() -> jax.Array:
+    """What a loss is compared with at the first step: NaN, from which none has risen."""
+    return jnp.full((), jnp.nan, jnp.result_type(float))
 
 
 def _full(p: Any, number: Any) -> jax.Array:

@@ -106,9 +106,9 @@ def step(
 ) -> int:
     """One step for tensors of one dtype and device, at one step number; the number of entries skipped.
 
-    Parameters and state are written in place; temporaries of several times the parameters' size are made. Several
-    tensors go through torch's foreach functions, one alone through the ordinary ones. Where the first has one mean
-    square for each row, all have.
+    Parameters and state are written in place, once all new values are there, for memory may be short: temporaries of
+    several times the parameters' size are made. Several tensors go through torch's foreach functions, one alone
+    through the ordinary ones. Where the first has one mean square for each row, all have.
 
     Args:
         call: what they share.
@@ -134,31 +134,36 @@ def step(
         else:
             new = update(p, g, *(state.get(s, 0.0) for s in "vmb"), **given)
     targets = {"p": params} | {letter: [s[name] for s in states] for letter, name in slots.items()}
-    for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True):
-        if letter in targets:
-            _keep(call, letter, targets[letter], value, offsets, params)
+    values = {
+        letter: _rounded(call, letter, targets[letter], value, offsets, params)
+        for letter, value in zip("pvmb", (new[0], *new[2:5]), strict=True)
+        if letter in targets
+    }
     if call.gamma is not None:
-        averages = [s[averaging.SLOT] for s in states]
-        a, stored = (wrap([x.to(dtype) for x in tensors]) for tensors in (averages, params))
-        rate = averaging.rate(call.t, call.gamma)
-        _keep(call, "a", averages, averaging.update(a, stored, rate, finfo.tiny, given["where"]), offsets, params)
-    if rule.nonfinite != "skip":
-        return 0
-    return sum(int((~used).sum()) for used in (new[5].of if several else [new[5]]))
+        averages = targets["a"] = [s[averaging.SLOT] for s in states]
+        stored = [x.to(p.dtype).to(dtype) for x, p in zip(values["p"], params, strict=True)]
+        a = wrap([x.to(dtype) for x in averages])
+        average = averaging.update(a, wrap(stored), averaging.rate(call.t, call.gamma), finfo.tiny, given["where"])
+        values["a"] = _rounded(call, "a", averages, average, offsets, params)
+    skipped = 0
+    if rule.nonfinite == "skip":
+        skipped = sum(int((~used).sum()) for used in (new[5].of if several else [new[5]]))
+    for letter, kept in targets.items():
+        if several:
+            torch._foreach_copy_(kept, values[letter])
+        else:
+            kept[0].copy_(values[letter][0])
+    return skipped
 
 
-def _keep(
+def _rounded(
     call: Call, letter: str, targets: list[Tensor], value: Any, offsets: list[int] | None, params: list[Tensor]
-) -> None:
-    """Writes new values, one of several tensors or an `_Each`, to where they are kept."""
-    values = value.of if isinstance(value, _Each) else [value]
-    if offsets is not None and (letter != "p" or call.stochastic):
-        rows = zip(targets, values, offsets, params, strict=True)
-        values = [_dithered(call, letter, *row) for row in rows]
-    if len(targets) > 1:
-        torch._foreach_copy_(targets, values)
-    else:
-        targets[0].copy_(values[0])
+) -> list[Tensor]:
+    """New values, one of several tensors or an `_Each`, as the targets are to have them."""
+    values: list[Tensor] = value.of if isinstance(value, _Each) else [value]
+    if offsets is None or (letter == "p" and not call.stochastic):
+        return values
+    return [_dithered(call, letter, *row) for row in zip(targets, values, offsets, params, strict=True)]
 
 
 def _row_mean(squares: Any, used: Any) -> Any:

@@ -78,7 +78,7 @@ def _(descent_lr, figures, lessons, mo, show, source):
 
 
 @app.cell
-def _(mo, slider):
+def units(mo, slider):
     unit = slider([1, 3, 10, 30, 100], 10, "the second x is larger by")
     mo.vstack(
         [
@@ -99,7 +99,7 @@ def _(mo, slider):
 
 
 @app.cell
-def _(figures, lessons, mo, rmsprop, show, source, unit):
+def two_lines(figures, lessons, mo, rmsprop, show, source, unit):
     safe_lr = 1 / lessons.steepest(unit.value)
     plain_off = lessons.two_lines(lambda params: lessons.Descent(params, safe_lr), unit.value)
     rms_off = lessons.two_lines(lambda params: rmsprop.RMSprop(params, lr=0.02), unit.value)
@@ -111,15 +111,20 @@ def _(figures, lessons, mo, rmsprop, show, source, unit):
         lines_panel.set_ylim(1e-4, 10)
         lines_panel.set_xlabel("step")
     lines_panels[0].set_ylabel("distance from the goal")
+    if plain_off[-1].max() > rms_off[-1].max():
+        too_small = f"For the others that is too small: after {len(plain_off) - 1} steps weight 1 is still "
+        too_small += f"{plain_off[-1, 0]:.2g} off."
+    else:
+        too_small = f"Here that is enough for the others too: after {len(plain_off) - 1} steps all four are within "
+        too_small += f"{plain_off[-1].max():.2g}. With a second x larger by 10 it is not."
     mo.vstack(
         [
             show(lines_figure),
             mo.md(f"""
             Gradient descent has one learning rate for all, and it must be small enough for the steepest direction:
-            beyond {2 * safe_lr:.2g} it flies apart. For the others that is too small: after {len(plain_off) - 1}
-            steps weight 1 is still {plain_off[-1, 0]:.2g} off. RMSprop has all four within {rms_off[-1].max():.2g},
-            for it gives each number a learning rate of its own. (It does not come closer than about lr/2: section 9
-            returns to that.)
+            beyond {2 * safe_lr:.2g} it flies apart. {too_small} RMSprop has all four within
+            {rms_off[-1].max():.2g}, for it gives each number a learning rate of its own. (It does not come closer than
+            about lr/2: section 9 returns to that.)
 
             The same function ran for both; only the optimizer differed:
             """),
@@ -351,7 +356,7 @@ def _(
 
 
 @app.cell
-def _(mo, slider):
+def epsilons(mo, slider):
     epsilon = slider([1e-16, 1e-12, 1e-10, 1e-8, 1e-7, 1e-5, 1e-3], 1e-7, "epsilon, inside or outside")
     mo.vstack(
         [
@@ -371,13 +376,13 @@ def _(mo, slider):
 
 
 @app.cell
-def _(epsilon, figures, lessons, mo, np, rmsprop, show, source):
-    gradient_sizes = np.geomspace(1e-12, 1, 241)
+def small_gradients(epsilon, figures, lessons, mo, np, rmsprop, show, source):
+    gradient_sizes = np.geomspace(epsilon.steps[0] / 100, 1, 361)
     taken = {
         mode: lessons.first_step(gradient_sizes, epsilon=epsilon.value, epsilon_mode=mode)
         for mode in ("inside", "outside")
     }
-    half = {mode: gradient_sizes[np.argmax(move >= 0.5)] for mode, move in taken.items()}
+    half = {mode: lessons.half_step(gradient_sizes, move) for mode, move in taken.items()}
     epsilon_figure, (epsilon_panel,) = figures.panels("the step, in units of lr, of a steady gradient")
     figures.draw(epsilon_panel, taken, x=gradient_sizes)
     epsilon_panel.set_xscale("log")
@@ -563,7 +568,8 @@ def _(mo, slider):
             ## 9. Where RMSprop loses
 
             - **Near the goal.** Steps are about lr however small the gradient, so at constant lr the weights hover.
-              Let lr fall towards the end, or use Rprop where every step sees all the data.
+              Let lr fall towards the end, or use Rprop where every step sees all the data. Then stop in time: once the
+              training loss has vanished Rprop goes on by signs, and its loss on new data rises.
             - **On a round bowl.** If all directions are alike there is nothing to even out; plain gradient descent
               with a good lr arrives in a few steps, RMSprop needs distance / lr of them.
             - **Rare, large gradients.** A short memory makes light of them. Slopes of 3, −1, −1 by turns add up to

@@ -111,6 +111,11 @@ def first_step(gradients: Array, **options: Any) -> Array:
     return -weights
 
 
+def half_step(gradients: Array, taken: Array) -> float:
+    """The size of gradient at which a weight moves by half of lr, read off the curve `taken` between its points."""
+    return float(10 ** np.interp(0.5, taken, np.log10(gradients)))
+
+
 def moves(gradients: Array, **options: Any) -> Array:
     """The moves of one weight, in units of lr, under these gradients."""
     weight, found = np.zeros(1), []

@@ -46,7 +46,7 @@ class Averaging(Stepping):
             raise ValueError("averaged: no group averages its weights; expected averaging=True in one")
         self.flush()
         held: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        with self._turn:
+        with self._own_turn("averaged"):
             self._expect_own_weights("averaged")
             self._is_averaged = True
         try:

@@ -61,21 +61,31 @@ def step(groups: list[dict[str, Any]], plan: Plan, watched: bool) -> tuple[int, 
         for row in rows:
             if calls[key].rule.nonfinite == "error" and not lists.is_usable(calls[key], row.p, row.g):
                 raise FloatingPointError(f"{row.name}: its gradient, squared, is not finite")
-    skipped, sums = _native_step(for_kernel, places, watched)
-    for key, rows in for_lists.items():
-        before = [row.p.detach().clone() for row in rows] if watched else []
-        starts = None if rows[0].offset is None else [row.offset or 0 for row in rows]
-        with torch.set_grad_enabled(calls[key].differentiable):
-            skipped += lists.step(calls[key], *_columns(rows), starts)
-        with torch.no_grad():
-            torch._foreach_add_([row.state["step"] for row in rows], 1)
-            for row in rows:
-                if row.gathered is not None:
-                    row.gathered.state = row.state
-                    row.gathered.scatter()
-            for row, old in zip(rows, before, strict=False):
-                sums[row.place] = lists.sums(calls[key], old, row.p, row.g, row.state)
+    parts = places, *([row.place for row in rows] for rows in for_lists.values())
+    plan.parts = [plan.part([plan.stepped[place] for place in part]) for part in parts]
+    with averaging.uninterrupted():
+        skipped, sums = _native_step(for_kernel, places, watched)
+        for key, rows in for_lists.items():
+            skipped += _listed_step(calls[key], rows, sums if watched else None)
     return skipped, [sums[place] for place in sorted(sums)]
+
+
+def _listed_step(call: lists.Call, rows: list[Row], sums: dict[int, Sums] | None) -> int:
+    """One step of parameters that go through `lists.step` together; `sums` gets what was done to them."""
+    before = [row.p.detach().clone() for row in rows] if sums is not None else []
+    starts = None if rows[0].offset is None else [row.offset or 0 for row in rows]
+    with torch.set_grad_enabled(call.differentiable):
+        skipped = lists.step(call, *_columns(rows), starts)
+    with torch.no_grad():
+        torch._foreach_add_([row.state["step"] for row in rows], 1)
+        for row in rows:
+            if row.gathered is not None:
+                row.gathered.state = row.state
+                row.gathered.scatter()
+        for row, old in zip(rows, before, strict=False):
+            assert sums is not None
+            sums[row.place] = lists.sums(call, old, row.p, row.g, row.state)
+    return skipped
 
 
 def _native_step(groups: list[cpu.Group], places: list[int], watched: bool) -> tuple[int, dict[int, Sums]]:

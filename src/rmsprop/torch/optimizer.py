@@ -186,7 +186,9 @@ class RMSprop(Averaging):
             self._attach(param)
         if indices is not None:
             indices = rows.checked(indices, param)
-        with self._turn:
+        if param not in self._tables:
+            return
+        with self._own_turn("catch_up"):
             if param in self._tables:
                 rows.bring_up(self, param, indices)
 
@@ -220,6 +222,8 @@ class RMSprop(Averaging):
 
     def stats(self) -> dict[str, dict[str, float]]:
         """What the last watched step did, by parameter: its name, or "group0.parameter3" where it has none.
+
+        A name that another group has too comes after its group's: "group0.weight".
 
         * gradient_rms, update_rms, weight_rms: root mean squares of the gradient (unscaled, without those skipped), of
           what the step added to the weights, and of the weights after it;

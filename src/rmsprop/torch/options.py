@@ -1,6 +1,7 @@
 """The options of a parameter group: their names, the rule they make, and what cannot be combined."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -13,7 +14,6 @@ from rmsprop.kernels import cpu
 from rmsprop.rowwise import STATE_SHAPES
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import OptionError, Rule
-from rmsprop.torch.shards import rows_here
 
 #: How torch calls what the rule calls otherwise.
 _TORCH_NAMES = {"beta": "alpha", "epsilon": "eps"}
@@ -35,6 +35,9 @@ ENGINE = {
     "averaging": False,
 }
 VALUES = itemgetter(*RULE_KEYS, *ENGINE)
+#: Options that None leaves to the dialect; it is no value of theirs.
+_LEFT_BY_NONE = {"epsilon_mode", "initial_square", "variance_floor", "bias_correction", "momentum_form", "nesterov"}
+_LEFT_BY_NONE |= {"nonfinite", "decoupled_weight_decay"}
 _SPARSE = ("exact", "lazy", "dense")
 _STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16)
 
@@ -75,6 +78,28 @@ def defaults(dialect: str | Rule) -> dict[str, Any]:
     rule = dialect_rule(dialect)
     values = (*(getattr(rule, name) for name in _FIELDS), rule.decay_mode == "decoupled")
     return dict(zip(RULE_KEYS, values, strict=True))
+
+
+def spelled_out(group: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """A group as a caller gives it, with the options of its `dialect`, and without those that None leaves alone.
+
+    Args:
+        group: the options of the group win over its dialect's; it may have keys that are nobody's option.
+        known: the names of the optimizer's options. If `dialect` is one, it is a mere option.
+
+    Raises:
+        ValueError: a key that is nearly the name of an option, or an unknown dialect.
+    """
+    group, names = {**group}, [*known, "dialect"]
+    for key in group:
+        near = get_close_matches(str(key), names, 1, cutoff=0.85)
+        if key not in names and near and abs(len(str(key)) - len(near[0])) < 3:  # no_weight_decay is no slip
+            raise ValueError(f"{key!r} is not an option of a group (did you mean {near[0]!r}?)")
+    if names.count("dialect") > 1:
+        return group
+    given = {name: value for name, value in group.items() if value is not None or name not in _LEFT_BY_NONE}
+    dialect = given.pop("dialect", None)
+    return given if dialect is None else {**defaults(dialect), **given}
 
 
 def _values(group: dict[str, Any]) -> tuple[Any, ...]:
@@ -167,7 +192,8 @@ def check_engine(options: dict[str, Any]) -> None:
             raise RuntimeError("`fused` does not support `differentiable`")
         for name, excluded in (("foreach", True), ("stochastic_rounding", True), ("state_dtype", torch.bfloat16)):
             _expect(name, options[name], options[name] != excluded, "another value with differentiable=True")
-        _expect("averaging", options["averaging"], gamma is None, "False with differentiable=True")
+        if gamma is not None:
+            raise ValueError("averaging and differentiable=True cannot be combined: expected one of them to be False")
 
 
 def _expect(name: str, value: object, fits: bool, allowed: str) -> None:
@@ -182,26 +208,10 @@ FAMILIES = {RMSPROP.name: RMSPROP}
 
 
 def plain(value: Any) -> Any:
-    """A NumPy number as Python's; anything else as it is."""
+    """A NumPy number as Python's, in a pair too, which becomes a tuple; anything else as it is."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(plain, value))
     return value.item() if type(value).__module__ == "numpy" else value
-
-
-def check_params(group: dict[str, Any]) -> None:
-    """Raises unless the parameters of this group can have its options."""
-    for i, p in enumerate(group["params"]):
-        name = group["param_names"][i] if "param_names" in group else f"params[{i}]"
-        if p.is_neg() or p.is_conj():
-            raise ValueError(f"{name}: a lazily negated or conjugated tensor cannot be updated in place; clone it")
-        if group["stochastic_rounding"] and p.dtype == torch.float16:
-            raise ValueError(f"{name} is float16: stochastic_rounding is for bfloat16; expected it to be False")
-        if group["state_dtype"] == torch.bfloat16 and p.is_complex():
-            raise ValueError(f"{name} is complex: expected state_dtype=None, torch.float32 or torch.float64")
-        if group["state_shape"] == "row" and p.ndim > 1:
-            if p.is_complex():
-                raise ValueError(f"{name} is complex: expected state_shape='full'")
-            rows_here(name, p, "state_shape='row'")
-        if group["fused"] and not p.is_meta:  # a meta tensor has its device yet to come
-            check_fused(name, p, group["state_dtype"])
 
 
 def check_fused(name: str, p: Tensor, state_dtype: torch.dtype | None) -> None:

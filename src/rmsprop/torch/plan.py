@@ -2,7 +2,7 @@
 
 from itertools import accumulate, chain
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,25 @@ def offsets(groups: list[dict[str, Any]]) -> list[list[int]] | None:
     return [[next(starts) for _ in own] for own in sizes]
 
 
+class Part(NamedTuple):
+    """Parameters that a step changes together or not at all, and what the first one's step counter was before it."""
+
+    params: list[Tensor]
+    state: State
+    before: float | None
+
+    def has_moved(self) -> bool:
+        """Whether they have been stepped: counters move in the same call."""
+        return _count(self.state) != self.before
+
+
+def _count(state: State) -> float | None:
+    try:
+        return float(state["step"])
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return None  # the step itself says what is wrong with it
+
+
 class Plan:
     """One step's work. Rules and state that are new are kept here, for the optimizer to take if the step succeeds.
 
@@ -41,6 +60,8 @@ class Plan:
         created: new state.
         stepped: the parameters that take part.
         tables: of these, those of which only some rows do, and the number of their group.
+        parts: those that are stepped together; to be set before anything is written.
+        is_whole: whether all parameters are still in it.
         for_lists: whether some group is not to be stepped by the kernel.
         scale: what the gradients have been multiplied by.
         loss: what the closure has returned.
@@ -52,6 +73,8 @@ class Plan:
         self.created: dict[Tensor, State] = {}
         self.stepped: list[Tensor] = []
         self.tables: dict[Tensor, tuple[Table, int]] = {}
+        self.parts: list[Part] = []
+        self.is_whole = True
         self.for_lists = False
         self.scale, self.loss = scale, loss
         self._optimizer = optimizer
@@ -119,6 +142,24 @@ class Plan:
         if entry is not state:
             self.created[p] = entry
         return entry
+
+    def part(self, params: list[Tensor]) -> Part:
+        """Some of those that take part, as they are before the step."""
+        state = (self.created.get(params[0]) or self._state.get(params[0], {})) if params else {}
+        return Part(params, state, _count(state))
+
+    def moved(self) -> bool:
+        """Whether any part has been stepped."""
+        return any(part.has_moved() for part in self.parts)
+
+    def keep_moved(self) -> None:
+        """Leaves nothing in the plan but the parts that have been stepped."""
+        moved = [part for part in self.parts if part.has_moved()]
+        if len(moved) < len(self.parts):
+            self.is_whole = False
+            self.stepped = [p for part in moved for p in part.params]
+            self.created = {p: self.created[p] for p in self.stepped if p in self.created}
+            self.tables = {p: self.tables[p] for p in self.stepped if p in self.tables}
 
     def only_asks_for_state(self) -> bool:
         """Whether this is a first step with lr 0 and gradients of 0, as torch.distributed.checkpoint makes them.

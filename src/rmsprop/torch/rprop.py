@@ -124,12 +124,17 @@ class Rprop(Stepping):
     def _values(self, group: dict[str, Any], loss: Any) -> tuple[Any, ...]:
         if group["variant"] != "irprop+":
             return super()._values(group, loss)
-        if loss is None and not self.state and as_float(group["lr"]) == 0:  # asked for its state: see `Plan`
+        if loss is None and not self.state and as_float(group["lr"]) == 0:  # may ask for its state: `_step` sees to it
             return super()._values({**group, "variant": "irprop-"}, loss)
         if isnan(value := _loss(loss)):
-            raise ValueError(f"variant='irprop+': step(closure) with a closure that returns the loss, got {loss!r}")
+            raise _no_loss(loss)
         rule = RpropRule(variant="irprop+", maximize=group["maximize"]).after(value, group["last_loss"])
         return super()._values({**group, "variant": rule.variant}, loss)
+
+    def _step(self, plan: Plan, watched: bool) -> tuple[int, list[cpu.Sums]]:
+        if plan.loss is None and any(group["variant"] == "irprop+" for group in self.param_groups):
+            raise _no_loss(None)
+        return super()._step(plan, watched)
 
     def _settle(self, plan: Plan) -> None:
         super()._settle(plan)
@@ -139,4 +144,14 @@ class Rprop(Stepping):
 
 
 def _loss(loss: Any) -> float:
-    return as_float(loss.detach() if isinstance(loss, Tensor) else loss)
+    """A closure's loss as a number, NaN where it is not one real number."""
+    if not isinstance(loss, Tensor):
+        return as_float(loss)
+    return as_float(loss.item()) if loss.numel() == 1 else float("nan")
+
+
+def _no_loss(loss: Any) -> ValueError:
+    return ValueError(
+        f"variant='irprop+': step(closure) needs a closure that returns the loss, one real number that is not NaN; "
+        f"got {loss!r}"
+    )

@@ -10,6 +10,7 @@ from rmsprop import averaging
 from rmsprop.rowwise import shape_of
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
+from rmsprop.torch.checks import check_param, name_of
 from rmsprop.torch.shards import local, spread
 
 State = dict[str, Any]
@@ -23,15 +24,17 @@ def fresh(p: Tensor, rule: Rule | RpropRule, state: State, group: dict[str, Any]
     Returns `state` itself where there is nothing to do, and otherwise a new dict.
 
     Raises:
-        ValueError: the group's `state_shape` is not that of the state.
+        ValueError: the group's `state_shape` is not that of the state, or as `check_param`.
     """
+    if not state:
+        check_param(p, group)  # which may have been lazy, or elsewhere, when its group was added
     kept, shape = dtype(p, group["state_dtype"]), shape_of(p.shape, group["state_shape"])
     averages = averaging.slots(averaging.gamma_of(group["averaging"]))
     slots = rule.slots() | averages
     for key in {"square_avg", "variance"} & state.keys():
         if state[key].shape != shape:
             found, own = tuple(state[key].shape), group["state_shape"]
-            raise ValueError(f"{_name(p, group)}: its {key} is {found}: expected {shape} with state_shape={own!r}")
+            raise ValueError(f"{name_of(p, group)}: its {key} is {found}: expected {shape} with state_shape={own!r}")
     foreign = rule.centered and "square_avg" in state  # ZeroRedundancyOptimizer loads past `load_state_dict`
     foreign |= not averages and averaging.SLOT in state
     if state and not foreign and all(name in state and state[name].dtype == kept for name in slots.values()):
@@ -58,11 +61,6 @@ def _zeros(p: Tensor, shape: Sequence[int], kept: torch.dtype) -> Tensor:
         return torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
     here = local(p)
     return spread(here.new_zeros((len(here), *shape[1:]), dtype=kept), p, shape)
-
-
-def _name(p: Tensor, group: dict[str, Any]) -> str:
-    k = next(k for k, q in enumerate(group["params"]) if q is p)
-    return str(group["param_names"][k]) if "param_names" in group else f"params[{k}]"
 
 
 def dtype(p: Tensor, wanted: torch.dtype | None) -> torch.dtype:
@@ -96,7 +94,8 @@ def _square(variance: Tensor, m: Tensor) -> Tensor:
 def settled(state: State, centered: bool) -> State:
     """The state in the form a centered or a plain rule keeps, from whichever form it has.
 
-    A `variance` that does not belong to the `square_avg` beside it is stale: another library has moved that on.
+    A `variance` that does not belong to the `square_avg` beside it is stale: another library has moved that on. But one
+    that is infinite tells nothing.
     """
     state = dict(state)
     if not centered:
@@ -112,6 +111,6 @@ def settled(state: State, centered: bool) -> State:
     state["variance"] = variance = torch.empty_like(square)
     v = torch.clamp_min(real(square) - m * m, 0)
     if known is not None:
-        v = torch.where(_square(real(known), m) == real(square), real(known), v)
+        v = torch.where((_square(real(known), m) == real(square)) | real(square).isinf(), real(known), v)
     real(variance).copy_(v)
     return state

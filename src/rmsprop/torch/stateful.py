@@ -1,7 +1,11 @@
 """State that is made early, saved, loaded, pickled and shared: all of the optimizer but its step."""
 
 import itertools
-from threading import Lock
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -27,7 +31,7 @@ class Stateful(Optimizer):
     def _begin(self) -> None:
         """What a copy must have anew."""
         self._known: dict[int, Known[Any]] = {}
-        self._turn = Lock()
+        self._turn, self._is_stepping = RLock(), False
         self._watch: Watch | None = None
         self._is_averaged = False  # whether the parameters hold their averages
         self.__dict__.setdefault("_tables", {})
@@ -60,6 +64,26 @@ class Stateful(Optimizer):
         if self._is_averaged:
             raise RuntimeError(averaging.refusal(what))
 
+    def _expect_no_step(self, what: str) -> None:
+        """Raises a RuntimeError in a thread that has its turn already."""
+        if self._is_stepping:
+            raise RuntimeError(f"{what}: this thread is within a step of this optimizer; expected it afterwards")
+
+    @contextmanager
+    def _own_turn(self, what: str) -> Iterator[None]:
+        """Waits for other threads, but not for a step that a signal's handler has interrupted: that would be for ever.
+
+        Raises:
+            RuntimeError: this thread is within such a block.
+        """
+        with self._turn:
+            self._expect_no_step(what)
+            self._is_stepping = True
+            try:
+                yield
+            finally:
+                self._is_stepping = False
+
     def init_state(self) -> None:
         """Makes the state of every parameter now, as a first step would find it; what is there stays."""
         self._expect_own_weights("init_state")
@@ -79,7 +103,9 @@ class Stateful(Optimizer):
 
     def flush(self) -> None:
         """Brings all rows of all parameters up to date; belongs before whole tables are read."""
-        with self._turn:
+        if not self._tables:
+            return
+        with self._own_turn("flush"):
             for p in list(self._tables):
                 rows.bring_up(self, p)
 
@@ -89,16 +115,19 @@ class Stateful(Optimizer):
         With `state_shape="row"` it is this optimizer's alone: torch.optim.RMSprop expects a number for every entry.
 
         Raises:
-            RuntimeError: within `averaged()`.
+            RuntimeError: within `averaged()`, or in the handler of a signal that has interrupted a step of sparse
+                gradients.
         """
         self._expect_own_weights("state_dict")
         self.flush()
-        result = super().state_dict()
-        result["state"] = {
-            i: {**entry, "square_avg": square_avg(entry)} if isinstance(entry, dict) and "variance" in entry else entry
-            for i, entry in result["state"].items()
-        }
-        return result
+        with self._turn:
+            hooks = self._optimizer_state_dict_post_hooks
+            # Exchanged, not written to: a signal's handler may save while they are being gone through.
+            self._optimizer_state_dict_post_hooks = OrderedDict({-1: _add_square_avg, **hooks})
+            try:
+                return super().state_dict()
+            finally:
+                self._optimizer_state_dict_post_hooks = hooks
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a `state_dict` of this optimizer or of torch's of its name; the state keeps its dtype.
@@ -130,3 +159,24 @@ class Stateful(Optimizer):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _add_square_avg(_: Optimizer, result: dict[str, Any]) -> None:
+    """The first of the hooks that look at a `state_dict`."""
+    result["state"] = {
+        i: {**entry, "square_avg": square_avg(entry)} if isinstance(entry, dict) and "variance" in entry else entry
+        for i, entry in result["state"].items()
+    }
+
+
+def _in_child() -> None:
+    """A thread that was within a step when the process was forked does not go on in the child to end its turn."""
+    for optimizer in list(graph.OPTIMIZERS.values()):
+        if optimizer._turn.acquire(blocking=False):
+            optimizer._turn.release()
+        else:
+            optimizer._turn, optimizer._is_stepping = RLock(), False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,7 +1,8 @@
 """The step: of all parameters in one native call where that can be, in a graph, under hooks, watched."""
 
 from collections.abc import Callable, Iterable, Sized
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.autograd import profiler
@@ -11,9 +12,36 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from rmsprop.kernels import cpu
 from rmsprop.torch import graph, mixed, rows
-from rmsprop.torch.options import check_params, plain
+from rmsprop.torch.checks import check_params
+from rmsprop.torch.options import ENGINE, plain, spelled_out
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.stateful import Stateful
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def _hooked(step: _Step) -> _Step:
+    """A step that hooks and profilers hear of with the arguments as they came, as torch's own wrapper has them.
+
+    torch wraps every `step`, which costs some 15 us: here that is only while anyone listens.
+    """
+    watched = Optimizer.profile_hook_step(step)
+
+    @wraps(step)
+    def wrapper(self: "Stepping", *args: Any, **kwargs: Any) -> Any:
+        self._expect_own_weights("step")
+        self._opt_called = True
+        hooks: tuple[Sized, ...] = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
+        hooks += (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+        # A graph is guarded by the length of a dict, but not by whether it has one.
+        if any(len(registered) for registered in hooks) or profiler._is_profiler_enabled:
+            return watched(self, *args, **kwargs)
+        return step(self, *args, **kwargs)
+
+    wrapper.hooked = True  # type: ignore[attr-defined]
+    # A scheduler would wrap it once more to see whether it is called, in a file that torch.compile refuses to trace.
+    wrapper._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    return cast(_Step, wrapper)
 
 
 class Stepping(Stateful):
@@ -26,11 +54,18 @@ class Stepping(Stateful):
         super().__init__(params, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, as torch does; its options are checked before it is taken."""
-        self._family.known(self._family.values({**self.defaults, **param_group}))
-        super().add_param_group(dict(param_group))
+        """Adds a group, as torch does; its options are checked before it is taken.
+
+        `dialect` in a group of `RMSprop` stands for all of that dialect's options, but for those the group has too.
+
+        Raises:
+            ValueError: as for the optimizer, or a key that is nearly the name of an option.
+        """
+        given = spelled_out(param_group, self.defaults)
+        self._family.known(self._family.values({**self.defaults, **given}))
+        super().add_param_group(given)
         group = self.param_groups[-1]
-        group.update({name: plain(group[name]) for name in self._family.keys})
+        group.update({name: plain(group[name]) for name in (*self._family.keys, *ENGINE)})
         if "param_names" in group:
             names = dict(zip(reversed(group["params"]), reversed(group["param_names"]), strict=True))
             group["param_names"] = [names[p] for p in dict.fromkeys(group["params"])]
@@ -49,6 +84,7 @@ class Stepping(Stateful):
         """
         return all(group["fused"] is True for group in self.param_groups)
 
+    @_hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; everything is checked before the first write.
 
@@ -63,22 +99,9 @@ class Stepping(Stateful):
         Raises:
             ValueError: a gradient or state that does not fit its parameter, or an option outside its range.
             FloatingPointError: with `nonfinite="error"`, a gradient entry whose square is not finite.
-            RuntimeError: within `averaged()`.
+            RuntimeError: within `averaged()`, or while this thread is within a step of this optimizer, as a signal's
+                handler may be.
         """
-        self._expect_own_weights("step")
-        self._opt_called = True
-        hooks: tuple[Sized, ...] = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
-        hooks += (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-        # A graph is guarded by the length of a dict, but not by whether it has one.
-        watched = any(len(registered) for registered in hooks) or profiler._is_profiler_enabled
-        return (self._watched_step if watched else self._bare_step)(closure)
-
-    # torch wraps every `step` for hooks and profilers, which costs some 15 us: here only while there are any.
-    step.hooked = True  # type: ignore[attr-defined]
-    # A scheduler would wrap it once more to see whether it is called, in a file that torch.compile refuses to trace.
-    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
-
-    def _bare_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -99,36 +122,48 @@ class Stepping(Stateful):
                 return True
         return False
 
-    _watched_step = Optimizer.profile_hook_step(_bare_step)
-
     def _eager_step(self, loss: Any) -> None:
-        scale = self.__dict__.get("grad_scale")
         watch = self._watch if self._watch is not None and self._watch.due() else None
-        with self._turn:
-            self._expect_own_weights("step")
-            plan = Plan(self, 1.0 if scale is None else float(scale), loss)
-            sums: list[cpu.Sums] = []
-            if not plan.only_asks_for_state():
-                try:
-                    skipped, sums = self._step(plan, watch is not None)
-                except KeyboardInterrupt:  # heard as the native call returns: the step has been made
-                    self._settle(plan)
-                    raise
-                if skipped:
-                    self._skipped += skipped
-            self._settle(plan)
-            if watch is not None and sums:  # after all that belongs to the step: this takes long enough for a Ctrl-C
-                watch.take(plan, sums)
+        with self._turn:  # not `_own_turn`, which takes 2 us
+            self._expect_no_step("step")
+            self._is_stepping = True
+            try:
+                self._expect_own_weights("step")
+                plan, sums = self._whole_step(loss, watch is not None)
+                if watch is not None and sums:  # after all that belongs to the step: it takes long enough for a Ctrl-C
+                    watch.take(plan, sums)
+            finally:
+                self._is_stepping = False
         if watch is not None and sums:
             watch.tell()
 
+    def _whole_step(self, loss: Any, watched: bool) -> tuple[Plan, list[cpu.Sums]]:
+        """A step, or none, or as much of one as there was memory for, with all that belongs to it."""
+        scale = self.__dict__.get("grad_scale")
+        plan = Plan(self, 1.0 if scale is None else float(scale), loss)
+        sums: list[cpu.Sums] = []
+        try:
+            if not plan.only_asks_for_state():
+                skipped, sums = self._step(plan, watched)
+                if skipped:
+                    self._skipped += skipped
+            self._settle(plan)
+        except BaseException:  # a signal's handler may raise when the weights have moved
+            if plan.moved():
+                plan.keep_moved()
+                self._settle(plan)
+            raise
+        return plan, sums
+
     def _settle(self, plan: Plan) -> None:
-        """What belongs to a step beside the numbers."""
+        """What belongs to a step beside the numbers; to do it again changes nothing."""
         increment_version(plan.stepped)
         self.state.update(plan.created)
-        self._known = plan.known
+        self._known = plan.known if plan.is_whole else {}  # state of other parts may have another form than it says
         for p, (table, i) in plan.tables.items():
-            table.missed.add(plan.known[i].rule.scalars(float(self.state[p]["step"])))
+            t = float(self.state[p]["step"])
+            if table.missed.start + table.missed.length < t:
+                table.missed.add(plan.known[i].rule.scalars(t))
             self._tables[p] = table
 
     def _step(self, plan: Plan, watched: bool) -> tuple[int, list[cpu.Sums]]:
@@ -136,13 +171,15 @@ class Stepping(Stateful):
         if self._has_sparse:
             rows.take(plan, self)
         if cpu.native is not None and not plan.for_lists:
+            plan.parts = [plan.part(plan.stepped)]
             try:
                 if not watched:
                     return cpu.step(plan.work, torch.get_num_threads()), []
                 sums = cpu.watched_step(plan.work, torch.get_num_threads())
                 return sum(each.skipped for each in sums), sums
             except rows.NOT_NATIVE:  # not all of it is for the kernel: other devices, complex
-                pass
+                if plan.moved():  # but this comes from the handler of a signal
+                    raise
         if not self._has_sparse and rows.any_sparse(plan):
             self._has_sparse = True  # from now on each step looks for them first
             return self._step(plan, watched)

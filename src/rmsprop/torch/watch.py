@@ -1,6 +1,8 @@
 """Statistics of a step: what it did to each parameter, in numbers that people can judge."""
 
+from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from math import sqrt
 from typing import Any
 
@@ -34,12 +36,12 @@ class Watch:
 
     def take(self, plan: Plan, sums: list[Sums]) -> None:
         """Keeps the statistics of a step that has just been made."""
-        found = iter(sums)
+        found, often = iter(sums), Counter(chain.from_iterable(group.names or () for group in plan.work))
         self.latest = {}
         for i, group in enumerate(plan.work):
             for k, g in enumerate(group.grads):
                 if g is not None and (row := next(found)).entries:
-                    name = group.names[k] if group.names else f"group{i}.parameter{k}"
+                    name = _name(group, i, k, often)
                     self.latest[name] = _statistics(row) | _step_sizes(plan.known[i].rule, group, k)
 
     def tell(self) -> None:
@@ -47,6 +49,16 @@ class Watch:
         if self._log is not None:
             flat = {f"{name}/{key}": value for name, row in self.latest.items() for key, value in row.items()}
             self._log({"step": self.steps, **flat})
+
+
+def _name(group: Group, i: int, k: int, often: Counter[str]) -> str:
+    """The parameter's own name, with its group's where another one has it too, or its place."""
+    if not group.names:
+        return f"group{i}.parameter{k}"
+    name = group.names[k]
+    if often[name] == 1:
+        return name
+    return f"group{i}.{name}" if group.names.count(name) == 1 else f"group{i}.parameter{k}"
 
 
 def _statistics(row: Sums) -> dict[str, float]:
