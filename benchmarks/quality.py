@@ -40,7 +40,7 @@ DECAYED = ("adam", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "sgd"
 AVERAGED = ("adam-averaged", "rmsprop-corrected-averaged", "rmsprop-modern-averaged")
 FULL_BATCH = ("rprop", "rmsprop-modern", "rmsprop-corrected", "torch-rmsprop", "rmsprop-momentum", "adam", "sgd")
 PEERS = ("sgd", "schedulefree", "adagrad", "rmsprop-keras", "rmsprop-momentum", "prodigy")
-LAST = ("adamw", "rprop", "rmsprop-tf1", "rmsprop-centered", "rmsprop-gains", "rmsprop-modern-gains")
+LAST = ("adamw", "rprop", "rmsprop-tf1", "rmsprop-centered")
 
 
 class Unit(NamedTuple):
@@ -85,6 +85,7 @@ def units(fast: bool) -> Iterator[Unit]:
     yield from longer_units("gru-long")
     yield from (Unit(problem, name, True) for name in DECAYED[3:] for problem in problems)
     yield from (Unit(problem, name) for name in LAST for problem in problems)
+    yield from (Unit(problem, name) for name in quality_tables.GAINS for problem in quality_tables.WITH_GAINS)
 
 
 def longer_units(problem: str) -> Iterator[Unit]:

@@ -18,6 +18,9 @@ from rmsprop.comparing.sweep import Result
 TOLERANCE = {"digits": 1.15, "autoencoder": 1.15, "letters": 1.10, "fashion": 1.05, "mnist1d": 1.05}
 TOLERANCE |= {"gru": 1.03, "transformer": 1.03, "cooccurrence": 1.02}
 REFERENCE = "adam"
+#: A gain for each weight, and the problems it was tried on, against the same rules without.
+GAINS, WITHOUT = ("rmsprop-gains", "rmsprop-modern-gains"), ("rmsprop-corrected", "rmsprop-modern")
+WITH_GAINS = ("digits", "mnist1d", "letters", "autoencoder", "cooccurrence")
 Found = dict[tuple[str, str, bool], Curves]
 
 
@@ -36,6 +39,10 @@ def tables(results: Sequence[Result]) -> dict[str, str]:
         "decay": _scores(found, problems, decayed, decay=True),
         "spikes": _spikes(found, problems, names),
     }
+    if all((problem, name, False) in found for problem in WITH_GAINS for name in GAINS):
+        pairs = [name for pair in zip(WITHOUT, GAINS, strict=True) for name in pair]
+        made["gains"] = _scores(found, list(WITH_GAINS), pairs, decay=False)
+        made["gains-windows"] = _windows(found, list(WITH_GAINS), pairs)
     for problem in ("letters-long", "gru-long"):
         rows = [(r.candidate + " with decay" * r.decay, r.curves) for r in results if r.problem == problem]
         made |= {problem: _long(rows)} if rows else {}
