@@ -236,6 +236,7 @@ def test_ctrl_c_within_lists_waits_for_a_whole_step(monkeypatch, at):
 @native_only
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, if another test has imported it
 def test_fork_while_another_thread_steps(monkeypatch):
     p = parameter()
     optimizer, usual = RMSprop([p]), cpu.step
