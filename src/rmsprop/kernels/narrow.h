@@ -38,12 +38,8 @@ struct EightBFloat16 {
 struct EightHalf {
   static Eight decode(const char* at) { return _mm256_cvtph_ps(load_eight(at)); }
   static void encode(Eight low, Eight high, char* at) {
-    store_eight(at, rounded(low));
-    store_eight(at + 16, rounded(high));
-  }
-  static __m128i rounded(Eight x) {
-    const EightBits nan = (EightBits(x) & INT32_MIN) | 0x7fc00000;
-    return _mm256_cvtps_ph(x == x ? x : Eight(nan), _MM_FROUND_TO_NEAREST_INT);
+    store_eight(at, _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT));
+    store_eight(at + 16, _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT));
   }
 };
 
