@@ -1,6 +1,6 @@
 """Trains eight problems with every optimizer, and writes what came out into docs/quality.md.
 
-    python benchmarks/quality.py --fast              # three problems, three seeds: two minutes of two cores
+    python benchmarks/quality.py --fast              # three problems, three seeds: a minute and a half of two cores
     python benchmarks/quality.py                     # everything: an hour or more of two cores; goes on after a stop
     python benchmarks/quality.py --page docs/quality.md
 

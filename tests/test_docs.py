@@ -64,6 +64,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
+    if name in ("rmsprop.kernels.launch", "rmsprop.kernels.triton"):
+        pytest.importorskip("triton")
     failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     assert not failed
 

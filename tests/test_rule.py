@@ -1,4 +1,5 @@
 import math
+from operator import truediv
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ def run(rule, p, grads, xp=np, start=None):
         for t, g in enumerate(grads, 1):
             flags = rule.flags()
             p, move, v, m, b, used = update(
-                p, g, v, m, b, **rule.scalars(t), **limits, **flags, sqrt=xp.sqrt, where=xp.where
+                p, g, v, m, b, **rule.scalars(t), **limits, **flags, sqrt=xp.sqrt, divide=truediv, where=xp.where
             )
             path.append(p)
     return path, {"v": v, "m": m, "b": b, "move": move, "used": used}

@@ -250,7 +250,7 @@ def epsilon_dominates(s, e_in, e_out, floor):  # type: ignore[no-untyped-def]
 
 # fmt: off
 def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, variance_floor, e_in, e_out, floor, clip,  # type: ignore[no-untyped-def]
-           mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, decay, sqrt, where):
+           mu, c1, c2, c3, clip_weights, tiny, largest, centered, momentum, skip, decay, sqrt, divide, where):
     r"""One step for one array, out of place: the mathematics of this package, stated once.
 
     Args:
@@ -259,7 +259,8 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
         sign .. clip_weights: `Rule.scalars(t)`, as keywords.
         tiny, largest: the smallest normal and the largest finite number of the dtype.
         centered, momentum, skip, decay: `Rule.flags()`, as keywords; constants when traced or compiled.
-        sqrt, where: the library's functions of these names.
+        sqrt, divide, where: the library's functions of these names. `divide` is `operator.truediv` where `/` is
+            rounded as IEEE 754 has it.
 
     Returns:
         (p, move, v, m, b, used): new parameter and state; `move`, what has been taken off the parameter, for
@@ -284,7 +285,7 @@ def update(p, g, v, m, b, sign, coupled, decoupled, beta, rest, correction, vari
     s = mean_square(v1, m1, correction, variance_floor, centered, where)
     d = denominator(s, e_in, e_out, floor, sqrt, where)
     # 0/0 counts as 0, whatever epsilon, and so does 0/NaN.
-    u = g / where((d == 0) | (g == 0) & (d != d), inf, d)  # noqa: PLR0124
+    u = divide(g, where((d == 0) | (g == 0) & (d != d), inf, d))  # noqa: PLR0124
     u = where(u > clip, clip, u)
     u = where(u < -clip, -clip, u)
     if momentum:

@@ -44,12 +44,22 @@ def test_a_parameter_without_a_gradient_keeps_its_gains():
     assert (optimizer.gains[0] > 1).all()
 
 
-@pytest.mark.parametrize(
-    "option", [{"weight_decay": 0.1}, {"averaging": True}, {"clip_weights": 1.0}, {"sparse": "lazy"}]
-)
-def test_what_gains_cannot_be_combined_with_is_refused(option):
+@pytest.mark.parametrize("in_group", [False, True])
+@pytest.mark.parametrize("option", [{"weight_decay": 0.1}, {"averaging": True}, {"clip_weights": 1.0}])
+def test_what_gains_cannot_be_combined_with_is_refused(option, in_group):
+    w = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match=f"gains cannot be combined with {next(iter(option))}"):
-        Gains([torch.nn.Parameter(torch.ones(1))], lr=0.1, **option)
+        Gains([{"params": [w], **option}], lr=0.1) if in_group else Gains([w], lr=0.1, **option)
+
+
+def test_a_sparse_gradient_is_refused_before_anything_moves():
+    a, b = (torch.nn.Parameter(torch.ones(3, 2)) for _ in range(2))
+    optimizer = Gains([a, b], lr=0.1)
+    a.grad, b.grad = torch.ones(3, 2), torch.ones(3, 2).to_sparse(1)
+    with pytest.raises(ValueError, match="gains cannot be combined with sparse gradients"):
+        optimizer.step()
+    assert torch.equal(a, torch.ones(3, 2))
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize("limits", [(0.0, 2.0), (0.5, 0.9), (1.1, 2.0)])

@@ -56,7 +56,7 @@ def whole_array_step(rule, t, p, g, state):
     with np.errstate(all="ignore"):
         new = update(
             p.astype(dtype), g.astype(dtype), *values, **rule.scalars(t), **limits, **rule.flags(),
-            sqrt=np.sqrt, where=np.where,
+            sqrt=np.sqrt, divide=np.divide, where=np.where,
         )  # fmt: skip
         p = new[0].astype(p.dtype)
     new_state = {

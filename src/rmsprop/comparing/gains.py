@@ -19,7 +19,7 @@ from torch import Tensor
 from rmsprop.torch import RMSprop
 
 UP, DOWN = 0.05, 0.95
-REFUSED = ("averaging", "clip_weights", "decoupled_weight_decay", "weight_decay", "sparse")
+REFUSED = ("averaging", "clip_weights", "weight_decay")
 
 
 class Gains(RMSprop):
@@ -31,7 +31,8 @@ class Gains(RMSprop):
         options: those of `RMSprop` but what moves weights for other reasons than their gradient (`REFUSED`).
 
     Raises:
-        ValueError: an option that gains cannot be combined with, or limits that are not 0 < low <= 1 <= high.
+        ValueError: an option that gains cannot be combined with, in a group too, or limits that are not
+            0 < low <= 1 <= high; from `step`, a sparse gradient.
 
     The gains are not part of `state_dict`.
 
@@ -48,12 +49,14 @@ class Gains(RMSprop):
     def __init__(
         self, params: list[Tensor], lr: float, limits: tuple[float, float] = (0.1, 10.0), **options: Any
     ) -> None:
-        if taken := [name for name in REFUSED if options.get(name)]:
-            raise ValueError(f"gains cannot be combined with {taken[0]}={options[taken[0]]!r}")
         low, high = limits
         if not 0 < low <= 1 <= high:
             raise ValueError(f"limits must be 0 < low <= 1 <= high, got {limits!r}")
         super().__init__(params, lr=lr, **options)
+        for group in self.param_groups:
+            for name in REFUSED:
+                if group[name]:
+                    raise ValueError(f"gains cannot be combined with {name}={group[name]!r}")
         self.limits = limits
         self.weights = [p for group in self.param_groups for p in group["params"]]
         self.gains = [torch.ones_like(p) for p in self.weights]
@@ -66,6 +69,8 @@ class Gains(RMSprop):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if any(p.grad is not None and p.grad.layout != torch.strided for p in self.weights):
+            raise ValueError("gains cannot be combined with sparse gradients")
         before = [p.clone() for p in self.weights]
         super().step()
         for p, start, gain, last in zip(self.weights, before, self.gains, self.last, strict=True):

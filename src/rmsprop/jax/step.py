@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import log
+from operator import truediv
 from typing import Any, NamedTuple
 
 import jax
@@ -107,7 +108,7 @@ def step(leaf: Leaf, k: dict[str, Any], rule: Rule, complex_as: str) -> tuple[Le
 
     k = {name: x.astype(dtype) if isinstance(x, jax.Array) else x for name, x in k.items()} | _idle(rule)
     given: dict[str, Any] = {**k, **rule.flags(), "tiny": float(finfo.tiny), "largest": float(finfo.max)}
-    given |= {"sqrt": jnp.sqrt, "where": _where}
+    given |= {"sqrt": jnp.sqrt, "divide": truediv, "where": _where}
     p, g, *state = (entered(x) for x in (leaf.p, leaf.g, leaf.v, leaf.m, leaf.b))
     p1, move, v, m, b, used = update(p, g, *state, **given)
     if rule.clip_weights is not None:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, overload
 
 from rmsprop.kernels.cpu import Group
@@ -12,4 +12,5 @@ def step(groups: Sequence[Group], threads: int, watched: Literal[False] = False,
 def step(
     groups: Sequence[Group], threads: int, watched: Literal[True], /
 ) -> list[tuple[float, float, float, int, int, int]]: ...
+def launch(groups: Sequence[Group], kernel: Callable[[bytes, bytes], int], counted_there: bool = False, /) -> int: ...
 def supports_v3() -> bool: ...

@@ -116,6 +116,7 @@ const Loops FLOAT_LOOPS = each<float>(std::make_integer_sequence<int, KINDS>()),
 struct Row {
   View view[OPERANDS];
   View counter;
+  bool counts = true;  // whether the counter is read and moved here
   int64_t count, group, index;
   PyObject* name;  // for messages, or null
   int flags;
@@ -578,17 +579,17 @@ bool check_rows(Row& row) {
   rows.height = p.shape[0];
   rows.width = rows.height ? row.count / rows.height : 0;
   const View &indices = rows.indices, &values = rows.values, &last = rows.last;
-  if (!rows.all && (!indices.on_cpu || !indices.contiguous || indices.ndim != 1))
+  if (!rows.all && (!indices.on_cpu() || !indices.contiguous || indices.ndim != 1))
     return refuse(row, "row indices must be one-dimensional and contiguous, on the CPU");
   if (!rows.all && indices.dtype != I64 && indices.dtype != I32) return refuse(row, "row indices must be int32 or int64");
   if (rows.has_gradient && !rows.dense) {
-    if (!values.on_cpu || !values.contiguous || values.dtype != p.dtype)
+    if (!values.on_cpu() || !values.contiguous || values.dtype != p.dtype)
       return refuse(row, "the gradient's values must be contiguous, of the parameter's dtype, on the CPU", PyExc_TypeError);
     if (values.ndim != p.ndim || values.shape[0] != indices.shape[0] ||
         !std::equal(p.shape + 1, p.shape + p.ndim, values.shape + 1))
       return refuse(row, "the gradient's values must be one row of the parameter for each index");
   }
-  if (last.data && (last.dtype != I32 || !last.on_cpu || !last.writable || !last.contiguous || last.count() != rows.height))
+  if (last.data && (last.dtype != I32 || !last.on_cpu() || !last.writable || !last.contiguous || last.count() != rows.height))
     return refuse(row, "row_step must be one writable int32 for each row");
   int64_t outside = 0;
   char text[256];
@@ -609,8 +610,12 @@ bool check_rows(Row& row) {
   return true;
 }
 
-// Everything that must hold before a row may be written.
-bool check(Row& row) {
+// Where a step's memory is: on the CPU, or on one other device, and with it the step counters or not.
+enum Place { HERE, ELSEWHERE, COUNTED_THERE };
+
+// Everything that must hold before a row may be written, by the loops here or by somebody else where its memory is.
+bool check(Row& row, Place place) {
+  const bool elsewhere = place != HERE;
   const Dtype dtype = row.view[P].dtype, state = row.view[V].dtype;
   if (dtype >= UNKNOWN)
     return refuse(row, "expected float16, bfloat16, float32 or float64", PyExc_TypeError);
@@ -618,8 +623,8 @@ bool check(Row& row) {
   for (int o = P; o < OPERANDS; ++o) {
     if (!has(row, o) || (o == G && row.rows && !row.rows->dense)) continue;
     const View& a = row.view[o];
-    if (!a.on_cpu || (!a.data && a.count()))
-      return refuse(row, "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
+    if ((elsewhere ? a.device != row.view[P].device : !a.on_cpu()) || (!a.data && a.count()))
+      return refuse(row, "parameter, gradient and state must have their memory on the same device", PyExc_TypeError);
     if (o == V && row.flags & ROWWISE && row.view[P].ndim > 1 && (row.view[P].count() || !a.same_shape(row.view[P]))) {
       if (!a.one_a_row(row.view[P])) return refuse(row, "its square_avg must be one number for each row");
     } else if (!a.same_shape(row.view[P])) {
@@ -645,10 +650,13 @@ bool check(Row& row) {
     if (o == P) row.dense = same_layout && how == DENSE && (row.view[P].contiguous || !row.dithers());
     if (o == V && row.is_rowwise()) row.dense = false;
   }
+  if (elsewhere && (!row.dense || row.rows || row.flags & ERROR))
+    return refuse(row, "not for a kernel on another device", PyExc_TypeError);
   if (row.rows && !check_rows(row)) return false;
   row.direct = row.dense && !is_narrow(dtype) && !is_narrow(state);
   const View& c = row.counter;
-  if (!c.on_cpu || !c.writable || c.count() != 1 || (c.dtype != F32 && c.dtype != F64))
+  if (place == COUNTED_THERE && c.device == row.view[P].device && c.count() == 1) return row.counts = false, true;
+  if (!c.on_cpu() || !c.writable || c.count() != 1 || (c.dtype != F32 && c.dtype != F64))
     return refuse(row, "the state's step must be one writable float32 or float64 on the CPU");
   return true;
 }
@@ -749,7 +757,7 @@ class GroupScalars {
   int flags_;
 };
 
-bool add_group(Table& table, PyObject* group, int64_t number) {
+bool add_group(Table& table, PyObject* group, int64_t number, Place place) {
   PyObject *source, *params, *grads, *states, *names, *offsets = Py_None;
   unsigned long long seed = 0;
   int flags;
@@ -791,8 +799,8 @@ bool add_group(Table& table, PyObject* group, int64_t number) {
       row.rows = &table.touched.back();
       row.rows->all = row.rows->dense = true;
     }
-    if (!read_slot(table, row, state, STEP, row.counter) || !check(row)) return false;
-    const double t = counted(row.counter) + 1;
+    if (!read_slot(table, row, state, STEP, row.counter) || !check(row, place)) return false;
+    const double t = (row.counts ? counted(row.counter) : 0) + 1;
     if (!(t >= 1 && t < 9e15)) return refuse(row, "the state's step must be at least 0");
     if (!(row.k = scalars.at(t))) return false;
     row.key = mix(mix(seed) + uint64_t(t));
@@ -830,7 +838,7 @@ PyObject* step(PyObject*, PyObject* args) {
   try {
     Table table;
     for (Py_ssize_t j = 0; j < PyList_Size(groups); ++j)
-      if (!add_group(table, PyList_GetItem(groups, j), j)) return nullptr;
+      if (!add_group(table, PyList_GetItem(groups, j), j, HERE)) return nullptr;
     int64_t refused = 0, skipped = 0;
     Py_BEGIN_ALLOW_THREADS
     refused = run(table.rows, threads, check_piece);
@@ -853,6 +861,48 @@ PyObject* step(PyObject*, PyObject* args) {
     return PyErr_NoMemory();
   }
   return nullptr;
+}
+
+// What a kernel on another device has to know of a row; addresses are 0 where there is no such operand.
+struct Entry {
+  int64_t at[OPERANDS], count, offset, key, scalars, dtype, state, flags, device;
+};
+constexpr size_t SCALARS_OF_ENTRY = sizeof(Scalars<double>) / sizeof(double) + 1;  // the last one: the rate of the average
+
+PyObject* launch(PyObject*, PyObject* args) {
+  PyObject *groups, *kernel;
+  int counted_there = 0;
+  if (!PyArg_ParseTuple(args, "O!O|p", &PyList_Type, &groups, &kernel, &counted_there)) return nullptr;
+  try {
+    Table table;
+    for (Py_ssize_t j = 0; j < PyList_Size(groups); ++j)
+      if (!add_group(table, PyList_GetItem(groups, j), j, counted_there ? COUNTED_THERE : ELSEWHERE)) return nullptr;
+    std::vector<Entry> entries(table.rows.size());
+    std::vector<double> scalars;
+    const Coefficients* last = nullptr;
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const Row& row = table.rows[i];
+      if (row.k != last) {
+        last = row.k;
+        scalars.resize(scalars.size() + SCALARS_OF_ENTRY);
+        double* out = &scalars[scalars.size() - SCALARS_OF_ENTRY];
+        row.flags & RPROP ? std::memcpy(out, &last->rprop64, sizeof last->rprop64) : std::memcpy(out, &last->f64, sizeof last->f64);
+        out[SCALARS_OF_ENTRY - 1] = last->rate;
+      }
+      const View& p = row.view[P];
+      entries[i] = {{}, row.count, int64_t(row.offset), row.dithers() ? int64_t(row.key) : 0, int64_t(scalars.size() / SCALARS_OF_ENTRY) - 1,
+                    p.dtype, row.view[V].dtype, row.flags, p.device};
+      for (int o = P; o < OPERANDS; ++o)
+        if (has(row, o)) entries[i].at[o] = int64_t(row.view[o].data);
+    }
+    PyObject* result = PyObject_CallFunction(kernel, "y#y#", entries.data(), Py_ssize_t(entries.size() * sizeof(Entry)),
+                                             scalars.data(), Py_ssize_t(scalars.size() * sizeof(double)));
+    for (const Row& row : table.rows)
+      if (result && row.counts) count(row.counter, counted(row.counter) + 1);
+    return result;
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
 }
 
 PyObject* supports_v3(PyObject*, PyObject*) {
@@ -882,6 +932,10 @@ PyMethodDef methods[] = {
      "step(groups, threads, watched=False): one step for all groups, each (scalars, flags, params, grads, states, names or\n"
      "None, seed, offsets or None); the number of entries skipped, or if watched a list of (sums of squares of gradient,\n"
      "update, weight; counts of entries where epsilon dominates, skipped, all), one for each gradient."},
+    {"launch", launch, METH_VARARGS,
+     "launch(groups, kernel, counted_there=False): the same for memory of any device: when all is checked, kernel(rows,\n"
+     "scalars) makes the step, from an `Entry` for each gradient that is not None and 17 doubles for each `scalars` that\n"
+     "occurs. Returns what it returns. counted_there: step counters may be on that device too, and move in the kernel."},
     {"supports_v3", supports_v3, METH_NOARGS, "Whether this processor runs code for x86-64-v3."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(execute)}, {0, nullptr}};

@@ -198,7 +198,8 @@ def _update(p: np.ndarray, g: np.ndarray, state: dict[str, np.ndarray], k: dict[
     dtype = np.promote_types(p.dtype, np.float32)
     finfo = np.finfo(dtype)
     given: dict[str, Any] = {**{name: k[name] for name in _NAMES}, **choices}
-    given |= {"tiny": float(finfo.tiny), "largest": float(finfo.max), "sqrt": np.sqrt, "where": np.where}
+    given |= {"tiny": float(finfo.tiny), "largest": float(finfo.max), "sqrt": np.sqrt, "divide": np.divide}
+    given["where"] = np.where
     if state[slots["v"]].shape != p.shape:
         return _update_rowwise(p, g, [state.get(name) for name in ("square_avg", "momentum_buffer")], given)
     skipped = 0

@@ -4,7 +4,7 @@ One text of the rule serves arrays and lists alike, because a list of tensors is
 """
 
 from collections.abc import Callable
-from operator import itemgetter
+from operator import itemgetter, truediv
 from typing import Any, NamedTuple
 
 import torch
@@ -127,7 +127,7 @@ def step(
     if isinstance(rule, RpropRule):
         new = (*rprop.update(p, g, state["v"], state["m"], **given), None, True)
     else:
-        given |= {"tiny": finfo.tiny, "largest": finfo.max}
+        given |= {"tiny": finfo.tiny, "largest": finfo.max, "divide": truediv}
         given["sqrt"] = _sqrt if several else _smooth_sqrt if call.differentiable else torch.sqrt
         if states[0][slots["v"]].shape != params[0].shape:
             new = rowwise.update(_row_mean, p, g, *(state.get(s, 0.0) for s in "vmb"), **given)

@@ -23,12 +23,17 @@ def bits(seed: int, t: Any, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         t: number of the step, from 1; a whole number, or a tensor of one.
         index: of the elements, int64.
     """
-    start = _mix(torch.full((), seed, dtype=torch.int64, device=index.device))
-    key = _mix(_mix(start + (t.long() if isinstance(t, Tensor) else t)) + (index >> 32))
+    t = t.long() if isinstance(t, Tensor) else torch.full((), t, device=index.device)
+    key = _mix(key_of(seed, t) + (index >> 32))
     pv = _scramble((_scramble((index & _LOW) ^ (key & _LOW)) + (key >> 32 & _LOW)) & _LOW)
     mb = _scramble((pv + 0x9E3779B9) & _LOW)
     a = _scramble((mb + 0x9E3779B9) & _LOW)
     return pv >> 16, pv & 0xFFFF, mb >> 16, mb & 0xFFFF, a >> 16
+
+
+def key_of(seed: int, t: Tensor) -> Tensor:
+    """What seed and step numbers, int64, make: the key of the random bits of the first 2**32 elements, unmixed."""
+    return _mix(_mix(torch.full((), seed, dtype=torch.int64, device=t.device)) + t)
 
 
 def dithered(x: Tensor, random: Tensor) -> Tensor:

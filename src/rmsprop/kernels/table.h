@@ -48,8 +48,12 @@ struct View {
   int ndim = 0;
   const int64_t *shape = nullptr, *strides = nullptr;
   int64_t unit = 1;  // bytes a stride counts: the item size from DLPack, 1 from a buffer
-  bool writable = true, on_cpu = true, contiguous = true;
+  bool writable = true, contiguous = true;
+  int64_t device = CPU;  // DLPack's type and number of it
 
+  static constexpr int64_t CPU = int64_t(dl::cpu) << 32;
+
+  bool on_cpu() const { return device == CPU; }
   int64_t stride(int k) const { return strides[k] * unit; }
 
   int64_t count() const {
@@ -150,7 +154,7 @@ class Reader {
                 : t.code != dl::real ? UNKNOWN
                 : t.bits == 32 ? F32 : t.bits == 64 ? F64 : t.bits == 16 ? F16 : UNKNOWN;
     out.unit = itemsize(out.dtype);
-    out.on_cpu = t.device_type == dl::cpu;
+    out.device = int64_t(t.device_type) << 32 | (t.device_type == dl::cpu ? 0 : t.device_id);
     return true;
   }
 

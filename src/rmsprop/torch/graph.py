@@ -1,7 +1,7 @@
 """The step as part of a graph: `torch.compile` traces this file, and CUDA graphs capture it.
 
-On the CPU the graph has one operator, `rmsprop::step_`, which calls the kernel; everything is checked there before it
-writes. Elsewhere, and for complex numbers, which the compiler lets no operator write (torch 2.13), `rule.update`
+The graph has one operator, `rmsprop::step_`, which calls the kernel; everything is checked there before it writes. For
+what that does not take, and for complex numbers, which the compiler lets no operator write (torch 2.13), `rule.update`
 itself is traced, one tensor after the other, and the compiler fuses it.
 
 State, and rules from options, are made while tracing, by the functions marked `assume_constant_result`: they get
@@ -20,6 +20,7 @@ from rmsprop import averaging
 from rmsprop.kernels import cpu, lists
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
+from rmsprop.torch import captured, gpu
 from rmsprop.torch.options import ENGINE, FAMILIES, distinct, not_fused, plain
 from rmsprop.torch.state import real
 
@@ -47,17 +48,10 @@ class Told(NamedTuple):
 
 def step(optimizer: "Stateful") -> None:
     """One step of all groups."""
-    if optimizer._watch is not None:
-        raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
-    if any(group["differentiable"] for group in optimizer.param_groups):
-        raise RuntimeError("differentiable=True: autograd does not follow a step in a graph")
-    if any(group.get("variant") == "irprop+" for group in optimizer.param_groups):
-        raise RuntimeError("variant='irprop+': a step in a graph cannot wait for the loss; expected another one")
-    if any(group["state_shape"] == "row" for group in optimizer.param_groups):
-        raise RuntimeError("state_shape='row': a step in a graph needs the state of every entry, state_shape='full'")
+    _check(optimizer)
     _make_state(optimizer._number)
     operands: Any = ([], [], [], [])
-    lrs, texts, counts, offsets, names, offset = [], [], [], [], [], 0
+    lrs, texts, counts, offsets, names, offset, device = [], [], [], [], [], 0, ""
     for number, group in enumerate(optimizer.param_groups):
         told, lr = _tell(optimizer._number, number), group["lr"]
         if any(group[name] != value for name, value in zip(told.keys, told.values, strict=True)):
@@ -75,11 +69,13 @@ def step(optimizer: "Stateful") -> None:
             if p.grad is not None:
                 starts.append(offset)
             offset += p.numel() * (2 if p.is_complex() else 1)
-        if not (told.native and not any(p.is_complex() or not_fused(p, group["state_dtype"]) for p in rows)):
+        if not (told.native and all(_for_operator(p, group, device or rows[0].device.type) for p in rows)):
             if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
                 raise RuntimeError("grad_scale, found_inf: in a graph only the kernel honours them")
             _traced(told, group, lr, starts, *own)
             continue
+        if rows:
+            device = rows[0].device.type
         for whole, tensors in zip(operands, own, strict=True):
             whole.extend(tensors)
         lrs.append(lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64))
@@ -90,7 +86,18 @@ def step(optimizer: "Stateful") -> None:
     if names:
         scaling = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         text = "\n".join(texts), "\n".join(names)
-        torch.ops.rmsprop.step_(*operands, optimizer._skipped, lrs, *scaling, counts, offsets, *text)
+        torch.ops.rmsprop.step_(*operands, optimizer._skipped, lrs, *scaling, counts, offsets, *text, optimizer._number)
+
+
+def _check(optimizer: "Stateful") -> None:
+    if optimizer._watch is not None:
+        raise RuntimeError("watch: a step in a graph gathers no statistics; stop with watch(every=0)")
+    if any(group["differentiable"] for group in optimizer.param_groups):
+        raise RuntimeError("differentiable=True: autograd does not follow a step in a graph")
+    if any(group.get("variant") == "irprop+" for group in optimizer.param_groups):
+        raise RuntimeError("variant='irprop+': a step in a graph cannot wait for the loss; expected another one")
+    if any(group["state_shape"] == "row" for group in optimizer.param_groups):
+        raise RuntimeError("state_shape='row': a step in a graph needs the state of every entry, state_shape='full'")
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -106,6 +113,23 @@ def _tell(optimizer: str, number: int) -> Told:
     values = tuple([plain(group[x]) for x in _keys(family)])
     told = _told(family, (*values[:-1], distinct(values[-1])))
     return told._replace(values=values, names=tuple([x.replace("\n", " ") for x in names]))
+
+
+def _for_operator(p: Tensor, group: dict[str, Any], device: str) -> bool:
+    """Whether the operator takes it, beside others on this kind of device."""
+    if p.device.type != device or not_fused(p, group["state_dtype"]):
+        return False
+    if device != "cpu" and not _lies_like(p, p.grad):
+        return False
+    return not (p.is_complex() and torch.compiler.is_compiling())
+
+
+def _lies_like(p: Any, g: Any) -> bool:
+    """Whether a parameter, and its state then, is one block of memory, with a gradient in the same order."""
+    last = p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
+    if hasattr(p, "placements") or not (p.is_contiguous() or last):
+        return False
+    return bool(g.layout == torch.strided and g.stride() == p.stride())
 
 
 def _keys(family: str) -> tuple[str, ...]:
@@ -150,22 +174,40 @@ def _step(
     offsets: list[int],
     texts: str,
     names: str,
+    optimizer: str,
 ) -> None:
-    """One native call for all groups; nothing at all where `found_inf` is not 0."""
-    if found_inf is not None and float(found_inf):
+    """One native call for all groups, or one launch; nothing at all where `found_inf` is not 0."""
+    on_device = bool(steps) and steps[0].device.type != "cpu"  # and then nothing may wait for it
+    if not on_device and found_inf is not None and float(found_inf):
         return
-    rows, slots, work = iter(zip(params, grads, steps, offsets, names.split("\n"), strict=True)), iter(state), []
+    rows, slots, parts = iter(zip(params, grads, steps, offsets, names.split("\n"), strict=True)), iter(state), []
     for text, lr, count in zip(texts.splitlines(), lrs, counts, strict=True):
-        rule, options = _rule(text, float(lr)), _options(text)
-        scale, gamma = 1.0 if grad_scale is None else float(grad_scale), averaging.gamma_of(options["averaging"])
+        rule, options = _rule(text, 0.0 if on_device else float(lr)), _options(text)
+        scale = 1.0 if on_device or grad_scale is None else float(grad_scale)
+        gamma = averaging.gamma_of(options["averaging"])
         scalars = cpu.coefficients(rule, scale, options["stochastic_rounding"], gamma=gamma)
         mine, own = [next(rows) for _ in range(count)], (rule.slots() | averaging.slots(gamma)).values()
         states = [{"step": t, **{name: next(slots) for name in own}} for _, _, t, *_ in mine]
         dense = [g.to_dense() if g.layout != torch.strided else g for _, g, *_ in mine]
         offset, called = [row[3] for row in mine], [row[4] for row in mine]
-        work.append(cpu.Group(*scalars, [p for p, *_ in mine], dense, states, called, options["seed"], offset))
-    if count := cpu.step(work, torch.get_num_threads()):
+        work = cpu.Group(*scalars, [p for p, *_ in mine], dense, states, called, options["seed"], offset)
+        parts += [captured.Part(rule, gamma, lr, work)] * bool(mine)
+    if on_device:
+        captured.step(parts, grad_scale, found_inf, _launcher(optimizer))
+        return
+    whole = [part.work for part in parts]
+    if params[0].device.type == "cpu":
+        count = cpu.step(whole, torch.get_num_threads())
+    else:
+        assert cpu.native is not None
+        count = cpu.native.launch(whole, _launcher(optimizer))
+    if count:
         skipped += count
+
+
+def _launcher(number: str) -> Any:
+    optimizer = OPTIMIZERS.get(number)
+    return gpu.launcher(optimizer) if optimizer is not None else gpu.new_launcher()
 
 
 def _traced(told: Told, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:

@@ -1,7 +1,7 @@
 """The step for tensors of all kinds: other devices, complex, sparse or distributed tensors, no kernel."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,11 +14,14 @@ from rmsprop.kernels.rows import Rows
 from rmsprop.rowwise import shape_of
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
+from rmsprop.torch import gpu
 from rmsprop.torch.options import check_fused, not_fused
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.rows import Gathered
 from rmsprop.torch.shards import aligned, local, start
 from rmsprop.torch.state import State, dtype, is_slot, real
+
+CHANNELS_LAST = torch.channels_last
 
 
 class Row(NamedTuple):
@@ -33,38 +36,47 @@ class Row(NamedTuple):
     gathered: Gathered | None = None  # where p, g and state are some rows of a table
 
 
-def step(groups: list[dict[str, Any]], plan: Plan, watched: bool) -> tuple[int, list[Sums]]:
+def step(
+    groups: list[dict[str, Any]], plan: Plan, watched: bool, launch: Callable[[list[cpu.Group]], int]
+) -> tuple[int, list[Sums]]:
     """Everything is checked, then what the kernel can take goes there, and the rest to lists of tensors.
+
+    Args:
+        groups, plan: the parameter groups, and what their step is.
+        watched: whether somebody wants to know what was done.
+        launch: makes the step of parameters on a GPU; returns the number of entries skipped.
 
     Returns:
         The number of gradient entries skipped and, if watched, what was done to each parameter.
     """
-    for_kernel: list[cpu.Group] = []
+    for_kernel: dict[str, list[cpu.Group]] = defaultdict(list)  # by the kind of device
     for_lists: dict[Any, list[Row]] = defaultdict(list)
-    places: list[int] = []
+    places: dict[str, list[int]] = defaultdict(list)
     seen = 0
     for i, (group, work) in enumerate(zip(groups, plan.work, strict=True)):
         with torch.set_grad_enabled(group["differentiable"]):
             rows = _rows(work, i, plan.known[i].rule, group, seen)
         seen += len(rows)
-        native: list[Row] = []
+        native: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            if _for_kernel(row, group):
-                native.append(row)
+            if _for_kernel(row, group) or (not watched and _for_gpu(row, group, plan.known[i].rule)):
+                native[row.p.device.type].append(row)
             else:
                 for_lists[i, *_shared(row, group, plan.known[i].rule)].append(row)
-        places += [row.place for row in native]
-        names, offsets = [row.name for row in native], [row.offset or 0 for row in native]
-        for_kernel.append(cpu.Group(work.scalars, work.flags, *_columns(native), names, work.seed, offsets))
+        for device, own in native.items():
+            places[device] += [row.place for row in own]
+            names, offsets = [row.name for row in own], [row.offset or 0 for row in own]
+            for_kernel[device].append(cpu.Group(work.scalars, work.flags, *_columns(own), names, work.seed, offsets))
     calls = {key: _call(plan, key[0], groups[key[0]], key[-2]) for key in for_lists}
     for key, rows in for_lists.items():
         for row in rows:
             if calls[key].rule.nonfinite == "error" and not lists.is_usable(calls[key], row.p, row.g):
                 raise FloatingPointError(f"{row.name}: its gradient, squared, is not finite")
-    parts = places, *([row.place for row in rows] for rows in for_lists.values())
+    parts = *places.values(), *([row.place for row in rows] for rows in for_lists.values())
     plan.parts = [plan.part([plan.stepped[place] for place in part]) for part in parts]
     with averaging.uninterrupted():
-        skipped, sums = _native_step(for_kernel, places, watched)
+        skipped, sums = _native_step(for_kernel.pop("cpu", []), places["cpu"], watched)
+        skipped += sum(map(launch, for_kernel.values()))
         for key, rows in for_lists.items():
             skipped += _listed_step(calls[key], rows, sums if watched else None)
     return skipped, [sums[place] for place in sorted(sums)]
@@ -116,14 +128,31 @@ def _columns(rows: list[Row]) -> tuple[list[Tensor], list[Tensor], list[State]]:
 
 def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
     """Whether the kernel takes this one, and is to."""
-    if cpu.native is None or group["foreach"] or group["fused"] is False or group["differentiable"]:
+    if (
+        cpu.native is None
+        or row.p.device.type != "cpu"
+        or group["foreach"]
+        or group["fused"] is False
+        or group["differentiable"]
+    ):
         return False
     if row.gathered is not None or isinstance(row.g, Rows):
         return row.gathered is None
     wide = row.p.dtype == torch.float64
     states = [value.dtype for key, value in row.state.items() if is_slot(key, value)]
     fits = all((x == torch.float64) == wide for x in states)
-    return row.p.device.type == "cpu" and fits and row.g.dtype == row.p.dtype
+    return fits and row.g.dtype == row.p.dtype
+
+
+def _for_gpu(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> bool:
+    """Whether the kernel for GPUs takes this one, and is to."""
+    if group["foreach"] or group["fused"] is False or group["differentiable"] or row.gathered is not None:
+        return False
+    p, slots = row.p, [value for key, value in row.state.items() if is_slot(key, value)]
+    if not gpu.takes(p) or rule.nonfinite == "error" or not_fused(p, group["state_dtype"]) or row.g.dtype != p.dtype:
+        return False
+    dense = p.is_contiguous() or (p.ndim == 4 and row.offset is None and p.is_contiguous(memory_format=CHANNELS_LAST))
+    return dense and all(x.shape == p.shape and x.stride() == p.stride() for x in (row.g, *slots))
 
 
 def _rows(work: cpu.Group, number: int, rule: Rule | RpropRule, group: dict[str, Any], first: int) -> list[Row]:
@@ -165,7 +194,9 @@ def _row_of_rows(
 
 
 def _kernel_takes(p: Tensor, g: Rows, state: State, group: dict[str, Any]) -> bool:
-    if group["foreach"] or group["fused"] is False or not_fused(p, group["state_dtype"]) or p.is_complex():
+    if p.device.type != "cpu" or not_fused(p, group["state_dtype"]) or p.is_complex():
+        return False
+    if group["foreach"] or group["fused"] is False:
         return False
     slots = [value for key, value in state.items() if is_slot(key, value)]
     contiguous = all(x.is_contiguous() for x in (p, *slots))

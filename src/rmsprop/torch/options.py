@@ -14,6 +14,7 @@ from rmsprop.kernels import cpu
 from rmsprop.rowwise import STATE_SHAPES
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import OptionError, Rule
+from rmsprop.torch import gpu
 
 #: How torch calls what the rule calls otherwise.
 _TORCH_NAMES = {"beta": "alpha", "epsilon": "eps"}
@@ -218,7 +219,8 @@ def check_fused(name: str, p: Tensor, state_dtype: torch.dtype | None) -> None:
     """Raises a RuntimeError unless the kernel can take this parameter."""
     if why := not_fused(p, state_dtype):
         raise RuntimeError(
-            f"`fused=True` requires all the params to be floating point Tensors on the CPU: {name} {why}"
+            "`fused=True` requires all the params to be floating point Tensors on the CPU or, with Triton, a GPU: "
+            f"{name} {why}"
         )
 
 
@@ -226,7 +228,7 @@ def not_fused(p: Tensor, state_dtype: torch.dtype | None) -> str:
     """Why the kernel cannot take a parameter, or nothing."""
     if cpu.native is None:
         return f"cannot be stepped by {cpu.NAME}"
-    if p.device.type != "cpu":
+    if p.device.type != "cpu" and not gpu.takes(p):
         return f"is on {p.device}"
     if not (p.is_floating_point() or p.is_complex()):
         return f"is {p.dtype}"

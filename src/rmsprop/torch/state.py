@@ -37,10 +37,14 @@ def fresh(p: Tensor, rule: Rule | RpropRule, state: State, group: dict[str, Any]
             raise ValueError(f"{name_of(p, group)}: its {key} is {found}: expected {shape} with state_shape={own!r}")
     foreign = rule.centered and "square_avg" in state  # ZeroRedundancyOptimizer loads past `load_state_dict`
     foreign |= not averages and averaging.SLOT in state
-    if state and not foreign and all(name in state and state[name].dtype == kept for name in slots.values()):
+    home = p.device if group["capturable"] else torch.device("cpu")
+    strays = isinstance(state.get("step"), Tensor) and state["step"].device != home
+    complete = all(name in state and state[name].dtype == kept for name in slots.values())
+    if state and complete and not foreign and not strays:
         return state
-    counter = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
-    entry = settled({"step": counter, **state}, rule.centered)
+    entry = settled({"step": torch.zeros((), dtype=torch.float32, device=home), **state}, rule.centered)
+    if strays:
+        entry["step"] = entry["step"].to(home)
     if not averages:
         entry.pop(averaging.SLOT, None)
     for letter, name in slots.items():

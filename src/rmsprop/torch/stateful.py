@@ -37,6 +37,7 @@ class Stateful(Optimizer):
         self.__dict__.setdefault("_tables", {})
         self._attached: set[Tensor] = set()  # of which rows are brought up to date before they are read
         self._has_sparse, self._has_warned = bool(self._tables), False
+        self._launcher: Any = None  # of steps on a GPU
         self._number = str(id(self))  # as text, for dynamo makes variables of numbers
         graph.OPTIMIZERS[self._number] = self
 
@@ -88,10 +89,17 @@ class Stateful(Optimizer):
         """Makes the state of every parameter now, as a first step would find it; what is there stays."""
         self._expect_own_weights("init_state")
         for group in self.param_groups:
-            rule = self._family.known(self._family.values(group)).rule
+            values = self._family.values(group)
+            if all(self.state.get(p) for p in group["params"]):
+                values = (
+                    0.0,
+                    *values[1:],
+                )  # lr is for state that is not there yet, and a tensor's would have to be waited for
+            rule = self._family.known(values).rule
             for p in group["params"]:
                 if (entry := fresh(p, rule, self.state[p], group)) is not self.state[p]:
                     self.state[p] = entry
+                    self._known = {}  # says nothing of state of another form
 
     def share_memory(self) -> None:
         """Makes the state now, in memory that processes share: they then step with common statistics (A3C)."""

@@ -10,8 +10,9 @@ from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from rmsprop import averaging
 from rmsprop.kernels import cpu
-from rmsprop.torch import graph, mixed, rows
+from rmsprop.torch import gpu, graph, mixed, rows
 from rmsprop.torch.checks import check_params
 from rmsprop.torch.options import ENGINE, plain, spelled_out
 from rmsprop.torch.plan import Plan
@@ -30,7 +31,8 @@ def _hooked(step: _Step) -> _Step:
     @wraps(step)
     def wrapper(self: "Stepping", *args: Any, **kwargs: Any) -> Any:
         self._expect_own_weights("step")
-        self._opt_called = True
+        if not torch.compiler.is_compiling():  # then it has been set for all steps
+            self._opt_called = True
         hooks: tuple[Sized, ...] = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
         hooks += (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
         # A graph is guarded by the length of a dict, but not by whether it has one.
@@ -123,6 +125,8 @@ class Stepping(Stateful):
         return False
 
     def _eager_step(self, loss: Any) -> None:
+        if gpu.is_capturing():
+            raise RuntimeError(f"a CUDA graph captures this step: expected capturable=True of {type(self).__name__}")
         watch = self._watch if self._watch is not None and self._watch.due() else None
         with self._turn:  # not `_own_turn`, which takes 2 us
             self._expect_no_step("step")
@@ -173,6 +177,8 @@ class Stepping(Stateful):
         if cpu.native is not None and not plan.for_lists:
             plan.parts = [plan.part(plan.stepped)]
             try:
+                if plan.stepped and not watched and gpu.takes(plan.stepped[0]):
+                    return self._launched(plan.work), []
                 if not watched:
                     return cpu.step(plan.work, torch.get_num_threads()), []
                 sums = cpu.watched_step(plan.work, torch.get_num_threads())
@@ -183,4 +189,11 @@ class Stepping(Stateful):
         if not self._has_sparse and rows.any_sparse(plan):
             self._has_sparse = True  # from now on each step looks for them first
             return self._step(plan, watched)
-        return mixed.step(self.param_groups, plan, watched)
+        return mixed.step(self.param_groups, plan, watched, self._launched)
+
+    def _launched(self, work: list[cpu.Group]) -> int:
+        """One step of parameters on a GPU; the number of entries skipped."""
+        assert cpu.native is not None
+        with averaging.uninterrupted():
+            skipped: int = cpu.native.launch(work, gpu.launcher(self))
+        return skipped
