@@ -4,6 +4,7 @@ One has the addresses of all tensors: a row each, as `Entry` of cpu.cpp has them
 does not change, and most often it does not: an allocator gives the next gradients the memory of the last.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -64,7 +65,8 @@ class Launcher:
 
     def __call__(self, rows: bytes, scalars: bytes) -> int:
         """A step whose numbers are on the host, as those of step counters are."""
-        if self._rows != (rows, _stream()):
+        here = rows, _stream()
+        if self._rows != here:
             parts = self._tables(np.frombuffer(rows, np.int64))
         elif self._scalars != scalars:
             parts = [part for part, _ in self._parts]
@@ -73,17 +75,19 @@ class Launcher:
         if parts:
             k = np.frombuffer(bytearray(scalars)).reshape(-1, SCALARS)
             self._parts = [(part, self._uploaded(k, part.device)) for part in parts]
-            self._rows, self._scalars = (rows, _stream()), scalars
+            self._rows, self._scalars = here, scalars
         self._spare = []
         return sum(part.launch(k) for part, k in self._parts)
 
-    def captured(self, rows: bytes, sets: list[tuple[int, list[Any]]], keys: Tensor, sound: Tensor | None) -> None:
+    def captured(
+        self, rows: bytes, sets: list[tuple[int, list[Any]]], keys: Callable[[], Tensor], sound: Tensor | None
+    ) -> None:
         """A step whose numbers are on the device; nothing waits for it.
 
         Args:
             rows: the bytes of the rows.
             sets: for so many rows each, the scalars; a tensor has one number, or one for each of these rows.
-            keys: of the random numbers of each row.
+            keys: makes those of the random numbers of each row.
             sound: whether to make the step at all, one truth value; None for True.
         """
         if not _is_capturing():
@@ -92,7 +96,7 @@ class Launcher:
         table[:, 9] = range(len(table))
         for part in self._tables(table):
             if part.dithers:
-                part.rows[:, 8] = keys.to(part.device)[part.rows[:, 9]]
+                part.rows[:, 8] = keys().to(part.device)[part.rows[:, 9]]
             if sound is not None:
                 part.rows[:, 6] *= sound.to(part.device)  # rows of no elements
             part.launch(self._scalars_of_rows(sets, part.device))

@@ -29,8 +29,10 @@ class Part(NamedTuple):
 
     def scalars(self, scale: Tensor | None) -> list[Any]:
         """A set of scalars as the table has them; a tensor where they are known on the device alone."""
-        t: Any = self.steps()
-        lr: Any = self.lr.double().reshape(()) if self.lr.device == t.device else float(self.lr)
+        depends = self.gamma is not None or (isinstance(self.rule, Rule) and self.rule.bias_correction)
+        t: Any = self.steps() if depends else 1
+        is_there = self.lr.device == self.work.params[0].device
+        lr: Any = self.lr.double().reshape(()) if is_there else float(self.lr)
         by: Any = 1.0 if scale is None else scale.double()
         values: list[Any] = [*self.rule.scalars(t, lr, by).values()]
         return [*values, *[0.0] * (16 - len(values)), 0.0 if self.gamma is None else averaging.rate(t, self.gamma)]
@@ -51,9 +53,10 @@ def step(parts: list[Part], scale: Tensor | None, found_inf: Tensor | None, laun
     sound = None if found_inf is None else (found_inf == 0).reshape(())
 
     def launch(rows: bytes, _: bytes) -> int:
-        keys = [rounding.key_of(part.work.seed, part.steps().long()) for part in parts]
-        sets = [(len(part.work.params), part.scalars(scale)) for part in parts]
-        launcher.captured(rows, sets, torch.cat(keys), sound)
+        def keys() -> Tensor:
+            return torch.cat([rounding.key_of(part.work.seed, part.steps().long()) for part in parts])
+
+        launcher.captured(rows, [(len(part.work.params), part.scalars(scale)) for part in parts], keys, sound)
         counters = [state["step"] for part in parts for state in part.work.states]
         if sound is None:
             torch._foreach_add_(counters, 1)

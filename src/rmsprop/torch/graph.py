@@ -22,6 +22,7 @@ from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch import captured, gpu
 from rmsprop.torch.options import ENGINE, FAMILIES, distinct, not_fused, plain
+from rmsprop.torch.shards import aligned, local, start
 from rmsprop.torch.state import real
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ def step(optimizer: "Stateful") -> None:
         rows = [p for p in group["params"] if p.grad is not None]
         states = [optimizer.state[p] for p in rows]
         own = (
-            [real(p) for p in rows],
-            [real(p.grad.resolve_conj().resolve_neg()) for p in rows],
-            [real(state[name]) for state in states for name in told.slots],
+            [_here(p) for p in rows],
+            [_here(_gradient(p).resolve_conj().resolve_neg()) for p in rows],
+            [_here(state[name]) for state in states for name in told.slots],
             [state["step"] for state in states],
         )
-        starts = []
-        for p in group["params"]:
+        starts, dithers = [], group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
+        for name, p in zip(told.names, group["params"], strict=True):
             if p.grad is not None:
-                starts.append(offset)
+                starts.append(offset + (start(name, p) if dithers and hasattr(p, "placements") else 0))
             offset += p.numel() * (2 if p.is_complex() else 1)
         if not (told.native and all(_for_operator(p, group, device or rows[0].device.type) for p in rows)):
             if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
@@ -119,7 +120,7 @@ def _for_operator(p: Tensor, group: dict[str, Any], device: str) -> bool:
     """Whether the operator takes it, beside others on this kind of device."""
     if p.device.type != device or not_fused(p, group["state_dtype"]):
         return False
-    if device != "cpu" and not _lies_like(p, p.grad):
+    if device != "cpu" and not _lies_like(_here(p), _here(_gradient(p))):
         return False
     return not (p.is_complex() and torch.compiler.is_compiling())
 
@@ -127,9 +128,18 @@ def _for_operator(p: Tensor, group: dict[str, Any], device: str) -> bool:
 def _lies_like(p: Any, g: Any) -> bool:
     """Whether a parameter, and its state then, is one block of memory, with a gradient in the same order."""
     last = p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
-    if hasattr(p, "placements") or not (p.is_contiguous() or last):
+    if torch.compiler.is_compiling() and hasattr(p, "placements"):
         return False
-    return bool(g.layout == torch.strided and g.stride() == p.stride())
+    return bool((p.is_contiguous() or last) and g.layout == torch.strided and g.stride() == p.stride())
+
+
+def _here(x: Any) -> Any:
+    """Real numbers, and of a distributed tensor the part that is here; the compiler follows those itself."""
+    return real(x if torch.compiler.is_compiling() else local(x))
+
+
+def _gradient(p: Any) -> Any:
+    return p.grad if torch.compiler.is_compiling() or not hasattr(p, "placements") else aligned(p.grad, p)
 
 
 def _keys(family: str) -> tuple[str, ...]:
