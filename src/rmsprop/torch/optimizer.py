@@ -22,7 +22,8 @@ class RMSprop(Averaging):
         v <- alpha v + (1 - alpha) g^2
         p <- p - lr g / (sqrt(v) + eps)
 
-    On the CPU one native call makes the whole step; elsewhere `rmsprop.rule.update` runs over lists of tensors.
+    One native call makes the whole step on the CPU, one launch of a Triton kernel on a GPU, with the same bits;
+    elsewhere `rmsprop.rule.update` runs over lists of tensors.
     Arithmetic and state are float32 for float16, bfloat16 and float32 parameters, float64 for float64; complex
     parameters count as two real numbers an entry. Sparse gradients give the dense result. Gradients are never written.
 
@@ -37,12 +38,11 @@ class RMSprop(Averaging):
             `state_dict` has `square_avg` for other libraries beside it.
         capturable: let a CUDA graph capture the step: counters live with their parameters, and `lr` may be a tensor
             there. Nothing is to be captured on a CPU, and nothing changes.
-        foreach: True runs `rmsprop.rule.update` over lists of tensors on the CPU too; False runs it one tensor at a
-            time where the kernel does not; None lets the kernel come first.
+        foreach: True runs `rmsprop.rule.update` over lists of tensors wherever they are; False runs it one tensor at
+            a time where the kernel does not; None lets the kernel come first.
         maximize: climb instead of descend.
         differentiable: let autograd follow the step from gradients, parameters and state; lr is a constant.
-        fused: True wants the native kernel for all parameters, or raises; None takes it wherever it can; False does
-            without.
+        fused: True wants a kernel for all parameters, or raises; None takes it wherever it can; False does without.
         dialect: whose rule and defaults to use (`rmsprop.DIALECTS`), or a rule itself (`**rmsprop.recipes.dqn` gives
             one); an argument that is given wins over it.
         nesterov, momentum_form, bias_correction, epsilon_mode, initial_square, variance_floor, clip, clip_weights,
