@@ -213,9 +213,13 @@ void spread(const char* squares, int64_t begin, int64_t n, int64_t width, char* 
 }
 
 #ifdef RMSPROP_EIGHT
+template <class F, int FLAGS, bool AVERAGE>
+int64_t narrow_average(char* const* at, int64_t n, const Coefficients& k) {
+  return (neutral(k.f32) ? update_narrow<F, FLAGS, true, AVERAGE> : update_narrow<F, FLAGS, false, AVERAGE>)(at, n, k.f32, k.rate);
+}
 template <class F, int FLAGS>
 int64_t narrow_loop(char* const* at, int64_t n, const Coefficients& k) {
-  return (neutral(k.f32) ? update_narrow<F, FLAGS, true> : update_narrow<F, FLAGS, false>)(at, n, k.f32, k.rate);
+  return (at[A] ? narrow_average<F, FLAGS, true> : narrow_average<F, FLAGS, false>)(at, n, k);
 }
 template <class F, int... FLAGS>
 Loop narrow_loop_for(int kind, std::integer_sequence<int, FLAGS...>) {
@@ -235,7 +239,7 @@ int64_t step_narrow(const Row& row, int64_t& begin, int64_t end) {
   begin += whole;
   constexpr auto kinds = std::make_integer_sequence<int, KINDS>();
   const Loop loop =
-      format == F16 ? narrow_loop_for<EightHalf>(row.kind(), kinds) : narrow_loop_for<EightBFloat16>(row.kind(), kinds);
+      format == F16 ? narrow_loop_for<SixteenHalf>(row.kind(), kinds) : narrow_loop_for<SixteenBFloat16>(row.kind(), kinds);
   return loop(at, whole, *row.k);
 }
 #else

@@ -15,6 +15,8 @@ namespace rmsprop {
 inline float root(float x) { return std::sqrt(x); }
 inline double root(double x) { return std::sqrt(x); }
 inline int how_many(bool truth) { return truth; }
+inline float choose(bool c, float x, float y) { return c ? x : y; }
+inline double choose(bool c, double x, double y) { return c ? x : y; }
 
 #ifdef RMSPROP_EIGHT
 using Eight = float __attribute__((vector_size(32)));  // gcc's own arithmetic: +, <, ?: and the like for each
@@ -22,6 +24,7 @@ using EightBits = int32_t __attribute__((vector_size(32)));  // what comparing t
 
 inline Eight root(Eight x) { return _mm256_sqrt_ps(x); }
 inline int how_many(EightBits truth) { return __builtin_popcount(unsigned(_mm256_movemask_ps(Eight(truth)))); }
+inline Eight choose(EightBits c, Eight x, Eight y) { return Eight((c & EightBits(x)) | (~c & EightBits(y))); }
 #endif
 
 }  // namespace rmsprop

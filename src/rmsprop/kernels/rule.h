@@ -111,7 +111,7 @@ struct Step {
     const S inf = std::numeric_limits<S>::infinity();
     N d = root_mean + k.e_out;
     if (!NEUTRAL) d = d < k.floor ? k.floor : d;
-    u = g / ((d == 0) | (g == 0) ? inf : d);  // the same numbers as in rule.py, whose derivative matters too
+    u = g / choose((d == 0) | (g == 0), N{} + inf, d);  // the same numbers as in rule.py, whose derivative matters too
   }
 
   // Makes p and b the next ones.
