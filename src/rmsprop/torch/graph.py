@@ -210,7 +210,8 @@ def _step(
         count = cpu.step(whole, torch.get_num_threads())
     else:
         assert cpu.native is not None
-        count = cpu.native.launch(whole, _launcher(optimizer))
+        with averaging.uninterrupted():
+            count = cpu.native.launch(whole, _launcher(optimizer))
     if count:
         skipped += count
 
