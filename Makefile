@@ -18,7 +18,7 @@ test: $(VENV)/test.stamp  ## run the tests
 
 test-peers:  ## the tests with optax, Keras, timm, stable-baselines3, Lightning, Transformers and others
 	@$(MAKE) --no-print-directory VENV=.venv-peers .venv-peers/peers.stamp
-	.venv-peers/bin/python -m pytest tests/peers $(ARGS)
+	TRITON_INTERPRET=1 .venv-peers/bin/python -m pytest tests/peers $(ARGS)
 
 dev: $(VENV)/test.stamp  ## install everything, editable
 

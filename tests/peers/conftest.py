@@ -14,8 +14,6 @@ os.environ |= {
     "LIGHTNING_DISABLE_VERSION_CHECK": "1",
 }
 torch.set_num_threads(1)  # for tensors this small a second one only waits
-if torch.version.cuda is None:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton looks once, when it is imported
 # PyPI's torchvision, which timm and Lightning import, is built for CUDA. Beside a torch for the CPU its operators do
 # not load, and it cannot do without these two.
 if torch.version.cuda is None:
