@@ -628,7 +628,8 @@ bool check(Row& row, Place place) {
     if (!has(row, o) || (o == G && row.rows && !row.rows->dense)) continue;
     const View& a = row.view[o];
     if ((elsewhere ? a.device != row.view[P].device : !a.on_cpu()) || (!a.data && a.count()))
-      return refuse(row, "parameter, gradient and state must have their memory on the same device", PyExc_TypeError);
+      return refuse(row, elsewhere ? "parameter, gradient and state must have their memory on the same device"
+                                   : "parameter, gradient and state must have their memory on the CPU", PyExc_TypeError);
     if (o == V && row.flags & ROWWISE && row.view[P].ndim > 1 && (row.view[P].count() || !a.same_shape(row.view[P]))) {
       if (!a.one_a_row(row.view[P])) return refuse(row, "its square_avg must be one number for each row");
     } else if (!a.same_shape(row.view[P])) {

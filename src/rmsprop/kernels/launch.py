@@ -14,7 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rmsprop.kernels import cpu
 from rmsprop.kernels.triton import BLOCK, ROW, SCALARS, WARPS, step
+from rmsprop.rule import Rule
 
 _DTYPES = (tl.float32, tl.float64, tl.float16, tl.bfloat16)  # by the numbers of table.h
 
@@ -28,21 +30,32 @@ class _Part:
         self.dithers = constants["state"] == tl.bfloat16 or constants["flags"] & 32
         self._skips = constants["flags"] & 4 and not constants["flags"] & 64
         self._compiled: Any = None
+        self._skipped = torch.zeros(1, dtype=torch.int64, device=device) if self._skips else rows
+
+    def prepare(self, scalars: Tensor) -> None:
+        """All that may fail, before any part is launched."""
+        if self._compiled is None and len(self.blocks) and not triton.knobs.runtime.interpret:
+            tables, options = (self.rows, scalars, self.blocks, self._skipped), {"num_warps": WARPS}
+            grid = len(self.blocks), 1, 1
+            with _on(self.device):
+                kernel = step.warmup(*tables, **self._constants, **options, enable_fp_fusion=False, grid=grid)
+                self._compiled = kernel[grid]  # calling it takes a third of the time of looking it up
 
     def launch(self, scalars: Tensor) -> int:
         """One launch; the number of entries skipped."""
         if not len(self.blocks):
             return 0
-        skipped = torch.zeros(1, dtype=torch.int64, device=self.device) if self._skips else self.rows
+        tables = self.rows, scalars, self.blocks, self._skipped
         with _on(self.device):
-            tables = self.rows, scalars, self.blocks, skipped
-            if self._compiled is not None:  # that takes a third of the time of looking it up
-                self._compiled(*tables, *self._constants.values())
+            if self._compiled is None:
+                step[len(self.blocks),](*tables, **self._constants)
             else:
-                options = {"num_warps": WARPS, "enable_fp_fusion": False}
-                kernel = step[len(self.blocks),](*tables, **self._constants, **options)
-                self._compiled = kernel and kernel[len(self.blocks), 1, 1]
-        return int(skipped) if self._skips else 0
+                self._compiled(*tables, *self._constants.values())
+        if not self._skips:
+            return 0
+        count = int(self._skipped)
+        self._skipped.zero_()
+        return count
 
 
 #: What CUDA graphs read at each replay, memory of the host among it; nobody tells when a graph ends.
@@ -73,10 +86,12 @@ class Launcher:
         else:
             parts = []
         if parts:
-            k = np.frombuffer(bytearray(scalars)).reshape(-1, SCALARS)
-            self._parts = [(part, self._uploaded(k, part.device)) for part in parts]
+            sets = np.frombuffer(bytearray(scalars)).reshape(-1, SCALARS)
+            self._parts = [(part, self._uploaded(sets, part.device)) for part in parts]
             self._rows, self._scalars = here, scalars
         self._spare = []
+        for part, k in self._parts:
+            part.prepare(k)
         return sum(part.launch(k) for part, k in self._parts)
 
     def captured(
@@ -94,12 +109,15 @@ class Launcher:
             self._spare = []
         table = np.frombuffer(bytearray(rows), np.int64).reshape(-1, ROW + 4)
         table[:, 9] = range(len(table))
-        for part in self._tables(table):
+        parts = [(part, self._scalars_of_rows(sets, part.device)) for part in self._tables(table)]
+        for part, k in parts:
+            part.prepare(k)
+        for part, k in parts:
             if part.dithers:
                 part.rows[:, 8] = keys().to(part.device)[part.rows[:, 9]]
             if sound is not None:
                 part.rows[:, 6] *= sound.to(part.device)  # rows of no elements
-            part.launch(self._scalars_of_rows(sets, part.device))
+            part.launch(k)
 
     def _scalars_of_rows(self, sets: list[tuple[int, list[Any]]], device: torch.device) -> Tensor:
         known = [[0.0 if isinstance(x, Tensor) else x for x in values] for count, values in sets for _ in range(count)]
@@ -186,3 +204,11 @@ def _on(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cpu" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)
+
+
+def try_out() -> None:
+    """A step of one number, which raises where Triton cannot compile or launch."""
+    rule, x = Rule(), torch.zeros(1, device="cuda")
+    state = {"step": torch.zeros(()), "square_avg": torch.zeros_like(x)}
+    assert cpu.native is not None
+    cpu.native.launch([cpu.Group(*cpu.coefficients(rule), [x], [x.clone()], [state])], Launcher())

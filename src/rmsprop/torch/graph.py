@@ -61,7 +61,7 @@ def step(optimizer: "Stateful") -> None:
         states = [optimizer.state[p] for p in rows]
         own = (
             [_here(p) for p in rows],
-            [_here(_gradient(p).resolve_conj().resolve_neg()) for p in rows],
+            [_here(_gradient(p)) for p in rows],
             [_here(state[name]) for state in states for name in told.slots],
             [state["step"] for state in states],
         )
@@ -70,13 +70,13 @@ def step(optimizer: "Stateful") -> None:
             if p.grad is not None:
                 starts.append(offset + (start(name, p) if dithers and hasattr(p, "placements") else 0))
             offset += p.numel() * (2 if p.is_complex() else 1)
-        if not (told.native and all(_for_operator(p, group, device or rows[0].device.type) for p in rows)):
+        if rows and not (told.native and _for_operator(told, group, own, device or str(rows[0].device))):
             if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
                 raise RuntimeError("grad_scale, found_inf: in a graph only the kernel honours them")
             _traced(told, group, lr, starts, *own)
             continue
         if rows:
-            device = rows[0].device.type
+            device = str(rows[0].device)
         for whole, tensors in zip(operands, own, strict=True):
             whole.extend(tensors)
         lrs.append(lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64))
@@ -116,21 +116,32 @@ def _tell(optimizer: str, number: int) -> Told:
     return told._replace(values=values, names=tuple([x.replace("\n", " ") for x in names]))
 
 
-def _for_operator(p: Tensor, group: dict[str, Any], device: str) -> bool:
-    """Whether the operator takes it, beside others on this kind of device."""
-    if p.device.type != device or not_fused(p, group["state_dtype"]):
-        return False
-    if device != "cpu" and not _lies_like(_here(p), _here(_gradient(p))):
-        return False
-    return not (p.is_complex() and torch.compiler.is_compiling())
+def _for_operator(told: Told, group: dict[str, Any], own: Any, device: str) -> bool:
+    """Whether the operator takes this group, beside others on this device.
 
-
-def _lies_like(p: Any, g: Any) -> bool:
-    """Whether a parameter, and its state then, is one block of memory, with a gradient in the same order."""
-    last = p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
-    if torch.compiler.is_compiling() and hasattr(p, "placements"):
+    Args:
+        told, group: the group.
+        own: its parameters, gradients, state and counters as the operator would get them.
+        device: of all groups.
+    """
+    params, grads, state, steps = own
+    if any(str(p.device) != device or not_fused(p, group["state_dtype"]) for p in params):
         return False
-    return bool((p.is_contiguous() or last) and g.layout == torch.strided and g.stride() == p.stride())
+    compiling = torch.compiler.is_compiling()
+    if compiling and any(p.is_complex() or (device != "cpu" and hasattr(p, "placements")) for p in group["params"]):
+        return False
+    if device == "cpu":
+        return True
+    if told.rule.nonfinite == "error" or len({t.device.type for t in steps}) > 1:
+        return False
+    if steps[0].device.type != ("cuda" if group["capturable"] else "cpu"):
+        return False
+    dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
+    n = len(told.slots)
+    return all(
+        gpu.lie_alike(p, [g, *state[n * i : n * i + n]], dithers) and g.dtype == p.dtype
+        for i, (p, g) in enumerate(zip(params, grads, strict=True))
+    )
 
 
 def _here(x: Any) -> Any:
@@ -139,7 +150,8 @@ def _here(x: Any) -> Any:
 
 
 def _gradient(p: Any) -> Any:
-    return p.grad if torch.compiler.is_compiling() or not hasattr(p, "placements") else aligned(p.grad, p)
+    is_part = hasattr(p, "placements") and not torch.compiler.is_compiling()
+    return (aligned(p.grad, p) if is_part else p.grad).resolve_conj().resolve_neg()
 
 
 def _keys(family: str) -> tuple[str, ...]:
@@ -205,6 +217,8 @@ def _step(
     if on_device:
         captured.step(parts, grad_scale, found_inf, _launcher(optimizer))
         return
+    if gpu.is_capturing() and params[0].is_cuda:
+        raise RuntimeError("a CUDA graph captures this step: expected capturable=True")
     whole = [part.work for part in parts]
     if params[0].device.type == "cpu":
         count = cpu.step(whole, torch.get_num_threads())

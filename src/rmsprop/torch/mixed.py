@@ -21,8 +21,6 @@ from rmsprop.torch.rows import Gathered
 from rmsprop.torch.shards import aligned, local, start
 from rmsprop.torch.state import State, dtype, is_slot, real
 
-CHANNELS_LAST = torch.channels_last
-
 
 class Row(NamedTuple):
     """One parameter's part in a step, complex numbers as two real ones."""
@@ -151,8 +149,7 @@ def _for_gpu(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> bool:
     p, slots = row.p, [value for key, value in row.state.items() if is_slot(key, value)]
     if not gpu.takes(p) or rule.nonfinite == "error" or not_fused(p, group["state_dtype"]) or row.g.dtype != p.dtype:
         return False
-    dense = p.is_contiguous() or (p.ndim == 4 and row.offset is None and p.is_contiguous(memory_format=CHANNELS_LAST))
-    return dense and all(x.shape == p.shape and x.stride() == p.stride() for x in (row.g, *slots))
+    return gpu.lie_alike(p, [row.g, *slots], row.offset is not None)
 
 
 def _rows(work: cpu.Group, number: int, rule: Rule | RpropRule, group: dict[str, Any], first: int) -> list[Row]:

@@ -19,6 +19,8 @@ from rmsprop.torch.shards import local
 from rmsprop.torch.state import fresh, square_avg
 from rmsprop.torch.watch import Watch
 
+_NUMBERS = itertools.count()  # the same in each run, so that what has been compiled is found again
+
 
 class Stateful(Optimizer):
     """What the optimizers are beside their step. Not to be used on its own."""
@@ -38,7 +40,7 @@ class Stateful(Optimizer):
         self._attached: set[Tensor] = set()  # of which rows are brought up to date before they are read
         self._has_sparse, self._has_warned = bool(self._tables), False
         self._launcher: Any = None  # of steps on a GPU
-        self._number = str(id(self))  # as text, for dynamo makes variables of numbers
+        self._number = str(next(_NUMBERS))  # as text, for dynamo makes variables of numbers
         graph.OPTIMIZERS[self._number] = self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Stateful(Optimizer):
         self._expect_own_weights("init_state")
         for group in self.param_groups:
             values = self._family.values(group)
-            if all(self.state.get(p) for p in group["params"]):
+            if all(len(self.state.get(p, ())) > 1 for p in group["params"]):
                 values = (
                     0.0,
                     *values[1:],

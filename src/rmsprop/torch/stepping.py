@@ -125,7 +125,7 @@ class Stepping(Stateful):
         return False
 
     def _eager_step(self, loss: Any) -> None:
-        if gpu.is_capturing():
+        if gpu.is_capturing() and any(p.is_cuda for group in self.param_groups for p in group["params"]):
             raise RuntimeError(f"a CUDA graph captures this step: expected capturable=True of {type(self).__name__}")
         watch = self._watch if self._watch is not None and self._watch.due() else None
         with self._turn:  # not `_own_turn`, which takes 2 us
