@@ -19,6 +19,13 @@ from tests.conftest import parameter
 INF, NAN = float("inf"), float("nan")
 
 
+def test_a_step_on_the_cpu_while_a_graph_captures(make, monkeypatch):
+    monkeypatch.setattr("rmsprop.torch.gpu.is_capturing", lambda: True)
+    p = parameter()
+    make([p]).step()
+    assert p[0] != 1
+
+
 def test_only_stepped_parameters_move(make):
     stepped, no_grad, frozen = parameter(), parameter(), parameter()
     no_grad.grad = None

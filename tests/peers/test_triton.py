@@ -69,9 +69,10 @@ def test_its_bits_are_those_of_the_native_kernel(rule, dtype, state, options):
 
 
 @pytest.mark.parametrize("found", [None, 0.0, 1.0])
-def test_numbers_on_the_device(found):
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
+def test_numbers_on_the_device(dtype, found):
     rule = Rule(bias_correction=True, momentum=0.9, momentum_form="ema")
-    here, there = group(rule, FLOAT32, FLOAT32, gamma=8.0), group(rule, FLOAT32, FLOAT32, gamma=8.0)
+    here, there = (group(rule, dtype, dtype, gamma=8.0, stochastic=dtype == BFLOAT16) for _ in range(2))
     for g in there.grads:
         g.mul_(8)
     found_inf = None if found is None else torch.tensor([found])
@@ -122,6 +123,45 @@ def test_an_error_while_launching_counts_no_step():
     with pytest.raises(MemoryError):
         cpu.native.launch([work], fails)
     assert_same(work, group(Rule(), FLOAT32, FLOAT32))
+
+
+def test_what_may_fail_comes_before_the_first_launch(monkeypatch):
+    groups, launcher, prepared = [group(Rule(), dtype, FLOAT32) for dtype in (FLOAT32, BFLOAT16)], launch.Launcher(), []
+
+    def prepare(part, scalars):
+        prepared.append(part)
+        if len(prepared) == 2:
+            raise RuntimeError("out of resources")
+
+    monkeypatch.setattr(launch._Part, "prepare", prepare)
+    with pytest.raises(RuntimeError, match="out of resources"):
+        cpu.native.launch(groups, launcher)
+    for own, dtype in zip(groups, (FLOAT32, BFLOAT16), strict=True):
+        assert_same(own, group(Rule(), dtype, FLOAT32))
+
+
+def test_a_triton_that_cannot_run_is_as_none(monkeypatch):
+    def fails():
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch, "try_out", fails)
+    with pytest.warns(UserWarning, match="through lists of tensors.*no C compiler"):
+        assert gpu.kernel.__wrapped__() is None
+
+
+def test_what_lies_alike():
+    p = torch.zeros(2, 3, 4, 5)
+    last = p.contiguous(memory_format=torch.channels_last)
+    assert gpu.lie_alike(p, [p.clone()], True)
+    assert gpu.lie_alike(last, [last.clone()], False)
+    assert not gpu.lie_alike(last, [last.clone()], True)  # random numbers belong to the place in row-major order
+    assert not gpu.lie_alike(last, [last.clone(), p], False)
+    assert not gpu.lie_alike(p[:, ::2], [p[:, ::2]], False)
+
+
+def test_no_parameters_are_no_launch():
+    assert cpu.native.launch([], None) == 0
 
 
 def test_the_table_is_made_anew_only_when_it_changes(monkeypatch):

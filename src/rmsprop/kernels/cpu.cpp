@@ -882,6 +882,7 @@ PyObject* launch(PyObject*, PyObject* args) {
     Table table;
     for (Py_ssize_t j = 0; j < PyList_Size(groups); ++j)
       if (!add_group(table, PyList_GetItem(groups, j), j, counted_there ? COUNTED_THERE : ELSEWHERE)) return nullptr;
+    if (table.rows.empty()) return PyLong_FromLong(0);
     std::vector<Entry> entries(table.rows.size());
     std::vector<double> scalars;
     const Coefficients* last = nullptr;
@@ -891,12 +892,16 @@ PyObject* launch(PyObject*, PyObject* args) {
         last = row.k;
         scalars.resize(scalars.size() + SCALARS_OF_ENTRY);
         double* out = &scalars[scalars.size() - SCALARS_OF_ENTRY];
-        row.flags & RPROP ? std::memcpy(out, &last->rprop64, sizeof last->rprop64) : std::memcpy(out, &last->f64, sizeof last->f64);
+        if (row.flags & RPROP)
+          std::memcpy(out, &last->rprop64, sizeof last->rprop64);
+        else
+          std::memcpy(out, &last->f64, sizeof last->f64);
         out[SCALARS_OF_ENTRY - 1] = last->rate;
       }
       const View& p = row.view[P];
-      entries[i] = {{}, row.count, int64_t(row.offset), row.dithers() ? int64_t(row.key) : 0, int64_t(scalars.size() / SCALARS_OF_ENTRY) - 1,
-                    p.dtype, row.view[V].dtype, row.flags, p.device};
+      const int64_t key = row.dithers() ? int64_t(row.key) : 0;  // changes with each step
+      const int64_t set = int64_t(scalars.size() / SCALARS_OF_ENTRY) - 1;
+      entries[i] = {{}, row.count, int64_t(row.offset), key, set, p.dtype, row.view[V].dtype, row.flags, p.device};
       for (int o = P; o < OPERANDS; ++o)
         if (has(row, o)) entries[i].at[o] = int64_t(row.view[o].data);
     }

@@ -28,7 +28,7 @@ class _Part:
         self.device, self.rows, self.blocks = device, rows, blocks
         self._constants = {**constants, "row_size": ROW, "set_size": SCALARS, "size": BLOCK}
         self.dithers = constants["state"] == tl.bfloat16 or constants["flags"] & 32
-        self._skips = constants["flags"] & 4 and not constants["flags"] & 64
+        self._skips = constants["flags"] & 4
         self._compiled: Any = None
         self._skipped = torch.zeros(1, dtype=torch.int64, device=device) if self._skips else rows
 
@@ -111,12 +111,12 @@ class Launcher:
         table[:, 9] = range(len(table))
         parts = [(part, self._scalars_of_rows(sets, part.device)) for part in self._tables(table)]
         for part, k in parts:
+            if part.dithers:
+                part.rows[:, 8] = keys()[part.rows[:, 9]]
+            if sound is not None:
+                part.rows[:, 6] *= sound  # rows of no elements
             part.prepare(k)
         for part, k in parts:
-            if part.dithers:
-                part.rows[:, 8] = keys().to(part.device)[part.rows[:, 9]]
-            if sound is not None:
-                part.rows[:, 6] *= sound.to(part.device)  # rows of no elements
             part.launch(k)
 
     def _scalars_of_rows(self, sets: list[tuple[int, list[Any]]], device: torch.device) -> Tensor:

@@ -29,8 +29,7 @@ class Part(NamedTuple):
 
     def scalars(self, scale: Tensor | None) -> list[Any]:
         """A set of scalars as the table has them; a tensor where they are known on the device alone."""
-        depends = self.gamma is not None or (isinstance(self.rule, Rule) and self.rule.bias_correction)
-        t: Any = self.steps() if depends else 1
+        t: Any = self.steps() if callable(self.work.scalars) else 1
         is_there = self.lr.device == self.work.params[0].device
         lr: Any = self.lr.double().reshape(()) if is_there else float(self.lr)
         by: Any = 1.0 if scale is None else scale.double()
@@ -42,7 +41,7 @@ def step(parts: list[Part], scale: Tensor | None, found_inf: Tensor | None, laun
     """One step of parameters whose step counters are on their device too.
 
     Args:
-        parts: none without parameters.
+        parts: none without parameters, all on one device.
         scale: what the gradients have been multiplied by.
         found_inf: not 0 where no step is to be made.
         launcher: a `kernels.launch.Launcher`.

@@ -30,18 +30,16 @@ def kernel() -> ModuleType | None:
     return launch
 
 
-def launcher(optimizer: "Stateful") -> Any:
-    """What makes the optimizer's steps, where the kernel is; the same each time."""
-    if optimizer._launcher is None:
-        optimizer._launcher = new_launcher()
-    return optimizer._launcher
-
-
-def new_launcher() -> Any:
-    """A `Launcher` that remembers nothing yet."""
-    module = kernel()
-    assert module is not None
-    return module.Launcher()
+def launcher(optimizer: "Stateful | None") -> Any:
+    """What makes the optimizer's steps, where the kernel is; the same each time, but for one that is gone."""
+    known = None if optimizer is None else optimizer._launcher
+    if known is None:
+        module = kernel()
+        assert module is not None
+        known = module.Launcher()
+    if optimizer is not None:
+        optimizer._launcher = known
+    return known
 
 
 def is_capturing() -> bool:

@@ -21,7 +21,7 @@ from rmsprop.kernels import cpu, lists
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch import captured, gpu
-from rmsprop.torch.options import ENGINE, FAMILIES, distinct, not_fused, plain
+from rmsprop.torch.options import ENGINE, FAMILIES, distinct, left_to_lists, not_fused, plain
 from rmsprop.torch.shards import aligned, local, start
 from rmsprop.torch.state import real
 
@@ -65,7 +65,7 @@ def step(optimizer: "Stateful") -> None:
             [_here(state[name]) for state in states for name in told.slots],
             [state["step"] for state in states],
         )
-        starts, dithers = [], group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
+        starts, dithers = [], _dithers(group)
         for name, p in zip(told.names, group["params"], strict=True):
             if p.grad is not None:
                 starts.append(offset + (start(name, p) if dithers and hasattr(p, "placements") else 0))
@@ -117,13 +117,7 @@ def _tell(optimizer: str, number: int) -> Told:
 
 
 def _for_operator(told: Told, group: dict[str, Any], own: Any, device: str) -> bool:
-    """Whether the operator takes this group, beside others on this device.
-
-    Args:
-        told, group: the group.
-        own: its parameters, gradients, state and counters as the operator would get them.
-        device: of all groups.
-    """
+    """Whether the operator takes this group, whose operands are `own`, beside others on this device."""
     params, grads, state, steps = own
     if any(str(p.device) != device or not_fused(p, group["state_dtype"]) for p in params):
         return False
@@ -136,12 +130,15 @@ def _for_operator(told: Told, group: dict[str, Any], own: Any, device: str) -> b
         return False
     if steps[0].device.type != ("cuda" if group["capturable"] else "cpu"):
         return False
-    dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
-    n = len(told.slots)
+    dithers, n = _dithers(group), len(told.slots)
     return all(
         gpu.lie_alike(p, [g, *state[n * i : n * i + n]], dithers) and g.dtype == p.dtype
         for i, (p, g) in enumerate(zip(params, grads, strict=True))
     )
+
+
+def _dithers(group: Any) -> bool:
+    return bool(group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16)
 
 
 def _here(x: Any) -> Any:
@@ -163,7 +160,7 @@ def _told(family: str, values: tuple[Any, ...]) -> Told:
     keys, text = _keys(family), json.dumps([family, *values])
     options = dict(zip(keys, values, strict=True))
     rule = _rule(text, 0.0)
-    native = not (options["foreach"] or options["fused"] is False or options["differentiable"])
+    native = not left_to_lists(options)
     gamma = averaging.gamma_of(options["averaging"])
     slots = rule.slots() | averaging.slots(gamma)
     return Told(rule, keys, values, tuple(slots.values()), native, text, gamma)
@@ -215,7 +212,7 @@ def _step(
         work = cpu.Group(*scalars, [p for p, *_ in mine], dense, states, called, options["seed"], offset)
         parts += [captured.Part(rule, gamma, lr, work)] * bool(mine)
     if on_device:
-        captured.step(parts, grad_scale, found_inf, _launcher(optimizer))
+        captured.step(parts, grad_scale, found_inf, gpu.launcher(OPTIMIZERS.get(optimizer)))
         return
     if gpu.is_capturing() and params[0].is_cuda:
         raise RuntimeError("a CUDA graph captures this step: expected capturable=True")
@@ -225,14 +222,9 @@ def _step(
     else:
         assert cpu.native is not None
         with averaging.uninterrupted():
-            count = cpu.native.launch(whole, _launcher(optimizer))
+            count = cpu.native.launch(whole, gpu.launcher(OPTIMIZERS.get(optimizer)))
     if count:
         skipped += count
-
-
-def _launcher(number: str) -> Any:
-    optimizer = OPTIMIZERS.get(number)
-    return gpu.launcher(optimizer) if optimizer is not None else gpu.new_launcher()
 
 
 def _traced(told: Told, group: Any, lr: Any, starts: Any, params: Any, grads: Any, state: Any, steps: Any) -> None:
@@ -241,7 +233,7 @@ def _traced(told: Told, group: Any, lr: Any, starts: Any, params: Any, grads: An
     if rule.nonfinite != "propagate":
         raise RuntimeError(f"nonfinite={rule.nonfinite!r} in a graph needs the kernel; expected 'propagate'")
     lr = lr.double().reshape(()) if isinstance(lr, Tensor) else lr
-    dithers = group["stochastic_rounding"] or group["state_dtype"] == torch.bfloat16
+    dithers = _dithers(group)
     for i, (p, g, t) in enumerate(zip(params, grads, steps, strict=True)):
         p, g, *slots = (_elements(x) for x in (p, g, *state[i * len(names) : (i + 1) * len(names)]))  # noqa: PLW2901
         engine = (group["seed"], group["stochastic_rounding"], False, told.gamma)

@@ -15,7 +15,7 @@ from rmsprop.rowwise import shape_of
 from rmsprop.rprop import RpropRule
 from rmsprop.rule import Rule
 from rmsprop.torch import gpu
-from rmsprop.torch.options import check_fused, not_fused
+from rmsprop.torch.options import check_fused, left_to_lists, not_fused
 from rmsprop.torch.plan import Plan
 from rmsprop.torch.rows import Gathered
 from rmsprop.torch.shards import aligned, local, start
@@ -126,13 +126,7 @@ def _columns(rows: list[Row]) -> tuple[list[Tensor], list[Tensor], list[State]]:
 
 def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
     """Whether the kernel takes this one, and is to."""
-    if (
-        cpu.native is None
-        or row.p.device.type != "cpu"
-        or group["foreach"]
-        or group["fused"] is False
-        or group["differentiable"]
-    ):
+    if cpu.native is None or row.p.device.type != "cpu" or left_to_lists(group):
         return False
     if row.gathered is not None or isinstance(row.g, Rows):
         return row.gathered is None
@@ -144,7 +138,7 @@ def _for_kernel(row: Row, group: dict[str, Any]) -> bool:
 
 def _for_gpu(row: Row, group: dict[str, Any], rule: Rule | RpropRule) -> bool:
     """Whether the kernel for GPUs takes this one, and is to."""
-    if group["foreach"] or group["fused"] is False or group["differentiable"] or row.gathered is not None:
+    if left_to_lists(group) or row.gathered is not None:
         return False
     p, slots = row.p, [value for key, value in row.state.items() if is_slot(key, value)]
     if not gpu.takes(p) or rule.nonfinite == "error" or not_fused(p, group["state_dtype"]) or row.g.dtype != p.dtype:

@@ -42,7 +42,8 @@ class RMSprop(Averaging):
             a time where the kernel does not; None lets the kernel come first.
         maximize: climb instead of descend.
         differentiable: let autograd follow the step from gradients, parameters and state; lr is a constant.
-        fused: True wants a kernel for all parameters, or raises; None takes it wherever it can; False does without.
+        fused: True raises where a kernel could never step a parameter; None takes one wherever it can; False does
+            without.
         dialect: whose rule and defaults to use (`rmsprop.DIALECTS`), or a rule itself (`**rmsprop.recipes.dqn` gives
             one); an argument that is given wins over it.
         nesterov, momentum_form, bias_correction, epsilon_mode, initial_square, variance_floor, clip, clip_weights,

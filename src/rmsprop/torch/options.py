@@ -215,6 +215,11 @@ def plain(value: Any) -> Any:
     return value.item() if type(value).__module__ == "numpy" else value
 
 
+def left_to_lists(group: dict[str, Any]) -> bool:
+    """Whether the options of a group ask for a step without a kernel."""
+    return bool(group["foreach"] or group["fused"] is False or group["differentiable"])
+
+
 def check_fused(name: str, p: Tensor, state_dtype: torch.dtype | None) -> None:
     """Raises a RuntimeError unless the kernel can take this parameter."""
     if why := not_fused(p, state_dtype):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmsprop.kernels import cpu
 from rmsprop.kernels.rows import Table
-from rmsprop.torch.options import Known, coefficients
+from rmsprop.torch.options import Known, coefficients, left_to_lists
 from rmsprop.torch.rows import bring_up
 from rmsprop.torch.shards import is_zero
 from rmsprop.torch.state import State, fresh
@@ -110,7 +110,7 @@ class Plan:
                 for p, g, s in zip(params, grads, states, strict=True)
             ]
         self.stepped += [p for p, g in zip(params, grads, strict=True) if g is not None] if special else params
-        self.for_lists |= bool(group["foreach"] or group["fused"] is False or group["differentiable"])
+        self.for_lists |= left_to_lists(group)
         scalars, flags = mine.scalars, mine.flags
         if self.scale != 1:
             scalars, flags = coefficients(mine.rule, group, self.scale, mine.gamma)

@@ -92,11 +92,9 @@ class Stateful(Optimizer):
         self._expect_own_weights("init_state")
         for group in self.param_groups:
             values = self._family.values(group)
+            # lr is for state that is not there yet, and one on a GPU would have to be waited for.
             if all(len(self.state.get(p, ())) > 1 for p in group["params"]):
-                values = (
-                    0.0,
-                    *values[1:],
-                )  # lr is for state that is not there yet, and a tensor's would have to be waited for
+                values = (0.0, *values[1:])
             rule = self._family.known(values).rule
             for p in group["params"]:
                 if (entry := fresh(p, rule, self.state[p], group)) is not self.state[p]:
